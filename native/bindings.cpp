@@ -1,0 +1,148 @@
+// The Python module: checks the arrays, releases the GIL, calls. Meanings and units: src/quantpress/_native.pyi.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "dispatch.hpp"
+#include "parallel.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace quantpress {
+namespace {
+
+template <class T, class... Options> using Array = nb::ndarray<T, nb::device::cpu, Options...>;
+using Rows = Array<const float, nb::ndim<2>>;  // rows may be apart, columns may not
+using Indices = Array<const std::int32_t, nb::ndim<1>, nb::c_contig>;
+
+void expect(bool holds, const char *message) {
+    if (!holds) throw std::invalid_argument(message);
+}
+
+void check_indices(const Indices &indices, std::size_t rows, std::size_t end, const char *name) {
+    if (indices.shape(0) != rows) throw std::invalid_argument(std::string(name) + ": expected one a row");
+    for (std::size_t i = 0; i < rows; ++i)
+        if (indices(i) < 0 || static_cast<std::size_t>(indices(i)) >= end)
+            throw std::invalid_argument(std::string(name) + ": expected 0 to " + std::to_string(end - 1) + ", found " +
+                                        std::to_string(indices(i)));
+}
+
+void check_logits(const Rows &logits, const Indices &targets) {
+    expect(logits.shape(1) > 0, "logits: expected a vocabulary, found no columns");
+    expect(logits.shape(1) == 1 || logits.stride(1) == 1, "logits: expected adjacent columns");
+    check_indices(targets, logits.shape(0), logits.shape(1), "targets");
+}
+
+template <class Packed> void check_packed(const Packed &packed, const Rows &logits) {
+    expect(packed.shape(0) == logits.shape(0), "packed: expected one row a row of logits");
+    expect(packed.shape(1) == packed_words(logits.shape(1)), "packed: expected packed_words(vocab) columns");
+}
+
+template <class T> auto own(std::unique_ptr<T[]> data, std::size_t count) {
+    nb::capsule owner(data.get(), [](void *pointer) noexcept { delete[] static_cast<T *>(pointer); });
+    return nb::ndarray<nb::numpy, T, nb::ndim<1>>(data.release(), {count}, owner);
+}
+
+const float *row(const Rows &x, std::size_t i) { return x.data() + static_cast<std::ptrdiff_t>(i) * x.stride(0); }
+
+void add_squares(const Rows &x, const Array<double, nb::ndim<2>, nb::c_contig> &sums,
+                 const std::optional<Indices> &matrix, int threads, const std::string &isa) {
+    const std::size_t rows = x.shape(0), cols = x.shape(1);
+    expect(cols <= 1 || x.stride(1) == 1, "x: expected adjacent columns");
+    expect(sums.shape(1) == cols, "sums: expected as many columns as x");
+    expect(matrix || sums.shape(0) == 1, "sums: expected one row, or a matrix index for each row of x");
+    if (matrix) check_indices(*matrix, rows, sums.shape(0), "matrix");
+    const Kernels &use = kernels(isa);
+    const nb::gil_scoped_release released;
+    parallel(cols, threads, [&](std::size_t first, std::size_t last) {
+        constexpr std::size_t kBlock = 1024;  // columns whose sums stay in the first-level cache
+        for (std::size_t col = first; col < last; col += kBlock)
+            for (std::size_t i = 0; i < rows; ++i)
+                use.add_squares(row(x, i) + col, std::min(kBlock, last - col),
+                                sums.data() + (matrix ? (*matrix)(i) : 0) * cols + col);
+    });
+}
+
+auto score(const Rows &logits, const Indices &targets, int threads, const std::string &isa) {
+    check_logits(logits, targets);
+    const Kernels &use = kernels(isa);
+    const std::size_t rows = logits.shape(0), vocab = logits.shape(1);
+    std::unique_ptr<double[]> nll(new double[rows]);
+    {
+        const nb::gil_scoped_release released;
+        parallel(rows, threads, [&](std::size_t first, std::size_t last) {
+            for (std::size_t i = first; i < last; ++i) nll[i] = use.score(row(logits, i), vocab, targets(i));
+        });
+    }
+    return own(std::move(nll), rows);
+}
+
+auto pack(const Rows &logits, const Indices &targets, const Array<std::uint16_t, nb::ndim<2>, nb::c_contig> &packed,
+          int threads, const std::string &isa) {
+    check_logits(logits, targets);
+    check_packed(packed, logits);
+    const Kernels &use = kernels(isa);
+    const std::size_t rows = logits.shape(0), vocab = logits.shape(1);
+    std::unique_ptr<double[]> nll(new double[rows]);
+    {
+        const nb::gil_scoped_release released;
+        parallel(rows, threads, [&](std::size_t first, std::size_t last) {
+            for (std::size_t i = first; i < last; ++i)
+                nll[i] = use.pack(row(logits, i), vocab, targets(i), packed.data() + i * packed_words(vocab));
+        });
+    }
+    return own(std::move(nll), rows);
+}
+
+auto compare(const Array<const std::uint16_t, nb::ndim<2>, nb::c_contig> &packed, const Rows &logits,
+             const Indices &targets, int threads, const std::string &isa) {
+    check_logits(logits, targets);
+    check_packed(packed, logits);
+    const Kernels &use = kernels(isa);
+    const std::size_t rows = logits.shape(0), vocab = logits.shape(1);
+    std::unique_ptr<double[]> nll(new double[rows]), kld(new double[rows]);
+    std::unique_ptr<bool[]> same_top(new bool[rows]);
+    {
+        const nb::gil_scoped_release released;
+        parallel(rows, threads, [&](std::size_t first, std::size_t last) {
+            for (std::size_t i = first; i < last; ++i) {
+                const std::uint16_t *base = packed.data() + i * packed_words(vocab);
+                const Comparison found = use.compare(base, row(logits, i), vocab, targets(i));
+                nll[i] = found.nll, kld[i] = found.kld, same_top[i] = found.same_top;
+            }
+        });
+    }
+    return nb::make_tuple(own(std::move(nll), rows), own(std::move(kld), rows), own(std::move(same_top), rows));
+}
+
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (const Kernels *candidate : available()) names.emplace_back(candidate->isa);
+    return names;
+}
+
+}  // namespace
+}  // namespace quantpress
+
+NB_MODULE(_native, module) {
+    using namespace quantpress;
+    module.def("isa", [] { return std::string(kernels().isa); });
+    module.def("isas", &isas);
+    module.def("packed_words", &packed_words, "vocab"_a);
+    module.def("add_squares", &add_squares, "x"_a.noconvert(), "sums"_a.noconvert(),
+               "matrix"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 1, "isa"_a = "");
+    module.def("score", &score, "logits"_a.noconvert(), "targets"_a.noconvert(), nb::kw_only(), "threads"_a = 1,
+               "isa"_a = "");
+    module.def("pack", &pack, "logits"_a.noconvert(), "targets"_a.noconvert(), "packed"_a.noconvert(), nb::kw_only(),
+               "threads"_a = 1, "isa"_a = "");
+    module.def("compare", &compare, "packed"_a.noconvert(), "logits"_a.noconvert(), "targets"_a.noconvert(),
+               nb::kw_only(), "threads"_a = 1, "isa"_a = "");
+}

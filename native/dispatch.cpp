@@ -1,0 +1,51 @@
+#include "dispatch.hpp"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace quantpress {
+namespace {
+
+std::vector<const Kernels *> detect() {
+    std::vector<const Kernels *> found;
+#ifdef QUANTPRESS_X86_64
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                    __builtin_cpu_supports("bmi2");
+    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vl");
+    if (v4) found.push_back(&kAvx512);
+    if (v3) found.push_back(&kAvx2);
+#endif
+    found.push_back(&kBaseline);
+    return found;
+}
+
+const Kernels &named(const std::string &isa, const char *origin) {
+    std::string names;
+    for (const Kernels *candidate : available()) {
+        if (isa == candidate->isa) return *candidate;
+        names += std::string(names.empty() ? "" : ", ") + candidate->isa;
+    }
+    throw std::invalid_argument(std::string(origin) + ": expected one of " + names + " on this machine, found " + isa);
+}
+
+const Kernels &choose() {
+    const char *wanted = std::getenv("QUANTPRESS_ISA");
+    return wanted && *wanted ? named(wanted, "QUANTPRESS_ISA") : *available().front();
+}
+
+}  // namespace
+
+const std::vector<const Kernels *> &available() {
+    static const std::vector<const Kernels *> found = detect();
+    return found;
+}
+
+const Kernels &kernels(const std::string &isa) {
+    if (!isa.empty()) return named(isa, "isa");
+    static const Kernels &chosen = choose();
+    return chosen;
+}
+
+}  // namespace quantpress

@@ -1,0 +1,5 @@
+// Compiled with -march=x86-64-v3.
+#define VECTOR_BYTES 32
+#include "kernels/all.hpp"
+
+const quantpress::Kernels quantpress::kAvx2 = all_kernels("avx2");

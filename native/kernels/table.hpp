@@ -1,0 +1,28 @@
+// The kernels of one instruction set, as a value: what isa/ makes and dispatch.cpp chooses from.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace quantpress {
+
+struct Comparison {
+    double nll;     // -ln q(target)
+    double kld;     // KL(packed || logits), nats
+    bool same_top;  // both have the same most probable token
+};
+
+struct Kernels {
+    const char *isa;
+    void (*add_squares)(const float *x, std::size_t cols, double *sums);
+    double (*score)(const float *logits, std::size_t vocab, std::int32_t target);
+    double (*pack)(const float *logits, std::size_t vocab, std::int32_t target, std::uint16_t *packed);
+    Comparison (*compare)(const std::uint16_t *packed, const float *logits, std::size_t vocab, std::int32_t target);
+};
+
+// 16-bit words of a packed row, an even number.
+constexpr std::size_t packed_words(std::size_t vocab) { return 4 + vocab + vocab % 2; }
+
+extern const Kernels kAvx512, kAvx2, kBaseline;
+
+}  // namespace quantpress

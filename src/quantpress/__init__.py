@@ -1,0 +1,1 @@
+"""quantpress turns a checkpoint into a measured release of GGUF files.
