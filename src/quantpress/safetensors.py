@@ -1,0 +1,173 @@
+"""A safetensors file: its header validated in one place, its tensors read by rows.
+
+    8 bytes   n, unsigned, little endian
+    n bytes   JSON: {"name": {"dtype": "BF16", "shape": [rows, cols], "data_offsets": [start, end]}, …,
+                     "__metadata__": {"text": "text", …}}
+    the rest  the data; the tensors fill it without hole or overlap; offsets count from its start
+
+The `safetensors` package would do, but it returns BF16 as nothing that numpy knows, and a mapping it holds counts as
+our memory until the file is closed. Here every read maps only its rows and lets them go.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from quantpress.errors import CheckpointError
+from quantpress.floats import Floats, bf16_to_float32
+
+__all__ = ["MAX_HEADER_BYTES", "StoredTensor", "read_safetensors"]
+
+MAX_HEADER_BYTES = 100_000_000
+_MAX_DIMENSIONS = 8
+
+_BITS = MappingProxyType(
+    {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+    | dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8)
+    | dict.fromkeys(("I16", "U16", "F16", "BF16"), 16)
+    | dict.fromkeys(("I32", "U32", "F32"), 32)
+    | dict.fromkeys(("I64", "U64", "F64", "C64"), 64)
+)
+_NUMPY = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a file: `shape` outermost first, `offset` in bytes from the start of the file."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def cols(self) -> int:
+        """Weights of a row: the innermost dimension; 1 for a scalar."""
+        return self.shape[-1] if self.shape else 1
+
+    def read(self, start: int, stop: int) -> Floats:
+        """Rows [start, stop) as float32 [stop - start, cols]; all dimensions but the innermost count as rows.
+
+        Raises CheckpointError for a dtype that holds no plain floats, for a file that has shrunk, and for NaN or Inf.
+        """
+        stored = self._map(start, stop)
+        tile = bf16_to_float32(stored) if self.dtype == "BF16" else stored.astype(np.float32)
+        if not np.isfinite(tile).all():
+            row, col = (int(i) for i in np.argwhere(~np.isfinite(tile))[0])
+            found = f"{tile[row, col]} at row {start + row}, column {col}"
+            raise CheckpointError(self.path, self.name, expected="finite weights", found=found)
+        return tile
+
+    def _map(self, start: int, stop: int) -> np.memmap[Any, Any]:
+        if self.dtype not in _NUMPY:
+            raise CheckpointError(self.path, f"{self.name}: dtype", expected=", ".join(_NUMPY), found=self.dtype)
+        dtype = np.dtype(_NUMPY[self.dtype])
+        offset = self.offset + start * self.cols * dtype.itemsize
+        try:
+            return np.memmap(self.path, dtype, "r", offset, (stop - start, self.cols))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(self.path, f"{self.name}: cannot be read", found=error) from error
+
+
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file by name, in alphabetical order, as the reference library lists them.
+
+    Nothing of the data is read. Raises CheckpointError for a header that is not exactly as the format demands.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = _header_length(path, file.read(8), size)
+            text = file.read(length)
+    except OSError as error:
+        raise CheckpointError(path, "cannot be read", found=error.strerror) from error
+    header = _parse(path, text)
+    _check_comments(path, header.pop("__metadata__", {}))
+    data = 8 + length
+    ranges = {name: _entry(path, name, entry, size - data) for name, entry in header.items()}
+    _check_ranges(path, ranges, size - data)
+    return {
+        name: StoredTensor(path, name, header[name]["dtype"], tuple(header[name]["shape"]), data + ranges[name][0])
+        for name in sorted(ranges)
+    }
+
+
+def _header_length(path: Path, prefix: bytes, size: int) -> int:
+    if len(prefix) < 8:
+        raise CheckpointError(path, "header length", expected="8 bytes", found=f"a file of {size}")
+    length = int.from_bytes(prefix, "little")
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointError(path, "header length", expected=f"at most {MAX_HEADER_BYTES:,}", found=f"{length:,}")
+    if length > size - 8:
+        raise CheckpointError(path, "header length", expected=f"within the file of {size:,} bytes", found=f"{length:,}")
+    return length
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    if not text.startswith(b"{"):
+        raise CheckpointError(path, "header", expected="a JSON object", found=repr(text[:16]))
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise CheckpointError(path, "header", expected="every key once", found=f"{twice!r} twice")
+        return found
+
+    try:
+        header: dict[str, Any] = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(path, "header", expected="JSON in UTF-8", found=error) from error
+    return header
+
+
+def _check_comments(path: Path, comments: object) -> None:
+    if not isinstance(comments, dict) or not all(isinstance(text, str) for text in comments.values()):
+        raise CheckpointError(path, "__metadata__", expected="an object of strings", found=repr(comments)[:60])
+
+
+def _entry(path: Path, name: str, entry: object, available: int) -> tuple[int, int]:
+    """Check one entry of the header by itself; returns its data range."""
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
+        raise CheckpointError(path, name, expected="an object of dtype, shape, data_offsets", found=repr(entry)[:60])
+    bits, shape, offsets = _BITS.get(str(entry["dtype"])), entry["shape"], entry["data_offsets"]
+    if bits is None or not isinstance(entry["dtype"], str):
+        raise CheckpointError(path, f"{name}: dtype", expected=", ".join(_BITS), found=repr(entry["dtype"]))
+    if not _counts(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise CheckpointError(path, f"{name}: shape", expected="a short list of sizes", found=repr(shape)[:60])
+    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(path, f"{name}: data_offsets", expected="[start, end]", found=repr(offsets)[:60])
+    start, end = offsets
+    if end > available:
+        raise CheckpointError(path, f"{name}: end of data", expected=f"at most {available:,}", found=f"{end:,}")
+    needed = -(-math.prod(shape) * bits // 8)
+    if end - start != needed:
+        expected = f"{needed:,} bytes for {entry['dtype']} {shape}"
+        raise CheckpointError(path, f"{name}: data_offsets", expected=expected, found=f"{end - start:,}")
+    return start, end
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 1 << 63 for number in value)
+
+
+def _check_ranges(path: Path, ranges: dict[str, tuple[int, int]], available: int) -> None:
+    """The ranges, sorted, must touch one another from the start of the data to the end of the file."""
+    position = 0
+    for name, (start, end) in sorted(ranges.items(), key=itemgetter(1)):
+        if start != position:
+            fault = "overlaps the tensor before it" if start < position else "leaves a hole before it"
+            raise CheckpointError(path, f"{name}: start of data {fault}", expected=f"{position:,}", found=f"{start:,}")
+        position = end
+    if position != available:
+        raise CheckpointError(path, "end of data", expected=f"{position:,} bytes", found=f"{available:,}")

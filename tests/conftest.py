@@ -1,0 +1,35 @@
+"""What every test may use: the bundled checkpoint and the files made from it, once a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quantpress.convert import convert
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def demo() -> Path:
+    """The bundled checkpoint."""
+    return ROOT / "examples" / "demo-gemma3"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Stored references: see the scripts that made them."""
+    return ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def bf16_gguf(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model as a BF16 GGUF file."""
+    return convert(demo, tmp_path_factory.mktemp("bf16") / "demo-gemma3-BF16.gguf")
+
+
+@pytest.fixture(scope="session")
+def f32_gguf(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model as an F32 GGUF file."""
+    return convert(demo, tmp_path_factory.mktemp("f32") / "demo-gemma3-F32.gguf", type="F32")
