@@ -1,0 +1,67 @@
+"""The FFN tensors of a model by mean |w|, largest first: what MP asks for.
+
+The sum is taken in float64 over tiles of whole rows, so memory is bounded by a tile; tile sums are added exactly. Equal
+means are ordered by name.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from quantpress.errors import GGUFError, PlanError
+from quantpress.floats import bf16_to_float32
+from quantpress.progress import SILENT, Progress
+from quantpress.recipes.rules import FFN
+from quantpress.recipes.sites import quantizable, role_of
+
+if TYPE_CHECKING:
+    from quantpress.gguf import GGUF
+
+__all__ = ["ffn_names", "ffn_ranks", "mean_magnitude"]
+
+TILE = 1 << 20  # weights
+
+
+def ffn_names(source: GGUF) -> list[str]:
+    """The FFN tensors that a recipe gives a type to."""
+    architecture = str(source.get("general.architecture"))
+    return [
+        name
+        for name, tensor in source.tensors.items()
+        if role_of(name) in FFN and quantizable(name, tensor.shape, architecture)
+    ]
+
+
+def ffn_ranks(source: GGUF, progress: Progress = SILENT) -> dict[str, int]:
+    """FFN tensor to place by mean |w|, 0 the largest; reads those tensors' data. Raises as `mean_magnitude`."""
+    names = ffn_names(source)
+    means = {}
+    with progress.task("ranking FFN tensors", total=len(names), unit="tensors") as advance:
+        for name in names:
+            means[name] = mean_magnitude(source, name)
+            advance(1)
+    return {name: rank for rank, name in enumerate(sorted(names, key=lambda name: (-means[name], name)))}
+
+
+def mean_magnitude(source: GGUF, name: str) -> float:
+    """Mean of |w| over a tensor of BF16, F16 or F32; PlanError for another type, GGUFError for NaN or infinity."""
+    tensor = source.tensors[name]
+    if tensor.type.name not in ("BF16", "F16", "F32"):
+        raise PlanError(source.path, f"type of {name}", expected="BF16, F16 or F32", found=tensor.type.name)
+    data = source.data(name)
+    step = max(1, TILE // tensor.cols)
+    sums = [_magnitude_sum(data[row : row + step], tensor.type.name) for row in range(0, len(data), step)]
+    mean = math.fsum(sums) / tensor.weights
+    if not math.isfinite(mean):
+        raise GGUFError(source.path, f"tensor {name}", expected="finite weights", found=mean)
+    return mean
+
+
+def _magnitude_sum(tile: npt.NDArray[np.uint8], type: str) -> float:
+    """Sum of |w| over encoded rows."""
+    values = bf16_to_float32(tile.view("<u2")) if type == "BF16" else tile.view("<f2" if type == "F16" else "<f4")
+    return float(np.abs(values).sum(dtype=np.float64))
