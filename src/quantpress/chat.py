@@ -1,0 +1,160 @@
+"""Conversations, rendered through a model's own chat template.
+
+A template is a program that came with a downloaded file. It runs in jinja2's immutable sandbox, with what Hugging Face
+templates expect, and in a child process with limits on time, memory and output: a sandbox alone stops neither an
+endless loop nor `'a' * 10**10`. The date that a template may ask for is a fixed one: same input, same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from quantpress.errors import TextError
+
+__all__ = ["Conversation", "Template", "render"]
+
+Conversation = list[dict[str, Any]]
+
+_DATE = datetime(2025, 1, 1, 12)
+_MEMORY = 2 << 30
+_SECONDS = 30.0
+_SECONDS_EACH = 0.05
+_LENGTH = 1_000_000  # characters of one conversation beyond what its messages hold
+_REPEATS = 8  # how often a template may print each message
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A model's chat template with the texts of its BOS and EOS tokens; `path` is the model, for messages."""
+
+    path: Path
+    source: str
+    bos: str = ""
+    eos: str = ""
+
+
+def render(template: Template, conversations: Sequence[Conversation], *, prompt: bool = False) -> list[str]:
+    """The text of each conversation; with `prompt`, followed by what opens the model's reply.
+
+    Raises TextError if the template is no template, refuses a conversation, reaches out of its sandbox, or exceeds
+    its limits.
+    """
+    request = {"template": template.source, "bos": template.bos, "eos": template.eos, "prompt": prompt}
+    request["conversations"] = conversations
+    seconds = _SECONDS + _SECONDS_EACH * len(conversations)
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "quantpress.chat", str(int(2 * seconds) + 1)],
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+        )
+    except subprocess.TimeoutExpired:
+        raise _refused(template, f"at most {seconds:.0f} seconds", "no end") from None
+    if child.returncode != 0:
+        last = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise _refused(template, None, " ".join(last) or f"its process ended with status {child.returncode}")
+    reply = json.loads(child.stdout)
+    if "error" in reply:
+        raise _refused(template, None, reply["error"])
+    return [str(text) for text in reply["texts"]]
+
+
+def _refused(template: Template, expected: str | None, found: str) -> TextError:
+    hint = "Use text without chat, or a template that renders plain conversations of user and assistant"
+    return TextError(template.path, "tokenizer.chat_template", expected=expected, found=found, hint=hint)
+
+
+def _environment() -> Any:
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation_tag()]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals.update(raise_exception=raise_exception, strftime_now=_DATE.strftime)
+    return environment
+
+
+def _generation_tag() -> Any:
+    """`{% generation %}…{% endgeneration %}` marks what a model should learn to write; here it is only its body."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        tags = {"generation"}  # noqa: RUF012  (jinja2's own declaration)
+
+        def parse(self, parser: Any) -> list[nodes.Node]:
+            next(parser.stream)
+            body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return body
+
+    return Generation
+
+
+def _render_all(request: dict[str, Any]) -> dict[str, Any]:
+    number, texts = 0, []
+    given = {"bos_token": request["bos"], "eos_token": request["eos"], "add_generation_prompt": request["prompt"]}
+    try:
+        template = _environment().from_string(request["template"])
+        for number, messages in enumerate(request["conversations"], 1):  # noqa: B007  (named in the error)
+            limit = _LENGTH + _REPEATS * len(json.dumps(messages))
+            pieces = template.generate(messages=messages, tools=None, documents=None, **given)
+            texts.append(_bounded(pieces, limit))
+    except Exception as error:  # whatever a foreign program raises
+        return {"error": f"{f'conversation {number}: ' if number else ''}{type(error).__name__}: {error}"}
+    return {"texts": texts}
+
+
+def _bounded(pieces: Any, limit: int) -> str:
+    kept, length = [], 0
+    for piece in pieces:
+        length += len(piece)
+        if length > limit:
+            raise ValueError(f"more than {limit:,} characters for one conversation")
+        kept.append(piece)
+    return "".join(kept)
+
+
+def _limit_resources(seconds: int) -> None:
+    """Of memory and processor time; the latter ends a child whose parent was killed before its own limit."""
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's time limit remains
+        return
+    for what, limit in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, seconds)):
+        hard = resource.getrlimit(what)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        try:
+            resource.setrlimit(what, (limit, hard))
+        except (ValueError, OSError):  # macOS refuses some: the parent's time limit remains
+            continue
+
+
+def main() -> None:
+    """The child: a JSON request on standard input, a JSON reply on standard output."""
+    request = json.load(sys.stdin)
+    _environment()  # its imports must not count against the limits
+    _limit_resources(int(sys.argv[1]))
+    json.dump(_render_all(request), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The parent's side of llama.cpp: the same operations as `worker.OPS`, with types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantpress.cpu import default_threads
+from quantpress.engine.messages import ModelInfo, Scores, Settings, Timing, Tokens
+from quantpress.engine.supervisor import Child
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """A model in a llama.cpp child process; use it as a context manager.
+
+    Args:
+        model: a GGUF file that llama.cpp loads.
+        threads: CPU threads, default all cores.
+        context: tokens a window.
+        sequences: windows that may be decoded together.
+        gpu_layers: layers to keep on a GPU, -1 for all.
+        cache_type: type of the KV cache, F16 (llama.cpp's default) or F32.
+        vocab_only: load the tokenizer alone.
+
+    Every method raises EngineError, with llama.cpp's last log lines, if the child dies or refuses.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        threads: int | None = None,
+        context: int = 512,
+        sequences: int = 4,
+        gpu_layers: int = 0,
+        cache_type: str = "F16",
+        vocab_only: bool = False,
+    ) -> None:
+        threads = threads or default_threads()
+        self.child = Child(Settings(str(model), threads, context, sequences, gpu_layers, cache_type, vocab_only))
+        try:
+            self.info: ModelInfo = self._one("describe")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child process."""
+        self.child.stop()
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> Tokens:
+        """Token ids, int32 [n]; `add_special` adds what the tokenizer adds, `parse_special` reads `<…>` in the text."""
+        tokens: Tokens = self._one("tokenize", text=text, add_special=add_special, parse_special=parse_special)
+        return tokens
+
+    def detokenize(self, tokens: Tokens) -> str:
+        """The text of token ids [n], special tokens left out."""
+        return str(self._one("detokenize", tokens=tokens))
+
+    def logits(self, chunks: Tokens) -> Iterator[NDArray[np.float32]]:
+        """float32 [length, vocab] of each window of int32 chunks [n, length]."""
+        return self.child.ask("logits", chunks=chunks)
+
+    def activations(
+        self, chunks: Tokens, *, every: int = 16, process_output: bool = False
+    ) -> Iterator[tuple[int, dict[str, tuple[NDArray[Any], NDArray[np.int64]]]]]:
+        """Sums of squared activations of int32 chunks [n, length].
+
+        Yields (chunks done, {weight: (sums [matrices, cols], counts int64 [matrices])}) after about `every` chunks,
+        with the sums since the last item.
+        """
+        return self.child.ask("activations", chunks=chunks, every=every, process_output=process_output)
+
+    def record(self, chunks: Tokens, first: int, distributions: Path | None) -> Iterator[Scores]:
+        """Score int32 chunks [n, length] from position `first` on; write the distributions for `score` to a file.
+
+        Yields the scores [length - first - 1] of each chunk; see `scoring.record`.
+        """
+        return self.child.ask("record", chunks=chunks, first=first, distributions=distributions)
+
+    def score(self, chunks: Tokens, first: int, distributions: Path) -> Iterator[Scores]:
+        """As `record`, compared with what another model recorded for the same chunks; see `scoring.score`."""
+        return self.child.ask("score", chunks=chunks, first=first, distributions=distributions)
+
+    def sample(self, tokens: int, *, length: int = 512, seed: int = 0) -> Iterator[tuple[int, Tokens]]:
+        """Text that the model writes: see `generate.sample`."""
+        return self.child.ask("sample", tokens=tokens, length=length, seed=seed)
+
+    def timing(self, *, prompt: int = 512, generate: int = 128, repeats: int = 3, seed: int = 0) -> Timing:
+        """Prompt and generation speed: see `generate.timing`."""
+        found: Timing = self._one("timing", prompt=prompt, generate=generate, repeats=repeats, seed=seed)
+        return found
+
+    def _one(self, op: str, **arguments: Any) -> Any:
+        items = list(self.child.ask(op, **arguments))
+        return items[-1]

@@ -1,0 +1,167 @@
+"""A model and its context inside the child, through llama-cpp-python's low-level API.
+
+Several windows are decoded as the sequences of one batch. Every position is an output: with fewer, llama.cpp
+skips the last layer's feed-forward for the others, and their activations would be missing from the imatrix.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import llama_cpp.llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from quantpress.engine.messages import ModelInfo, Settings, Tokens
+from quantpress.errors import EngineError
+
+__all__ = ["Session", "describe", "detokenize", "logits", "tokenize"]
+
+Logits = NDArray[np.float32]
+
+_CACHE_TYPES = {"F32": 0, "F16": 1}
+_MAX_LOGIT_BYTES = 1 << 30
+_MICRO_BATCH = 512
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
+def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    del level
+    os.write(2, text)
+
+
+class Session:
+    """The loaded model, its vocabulary and, once asked for, a context."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        llama.llama_log_set(_log, ctypes.c_void_p(0))
+        llama.llama_backend_init()
+        parameters = llama.llama_model_default_params()
+        parameters.n_gpu_layers = settings.gpu_layers
+        parameters.vocab_only = settings.vocab_only
+        # The weights as they are in the file: repacked ones use AMX, which dies with SIGSEGV under some hypervisors.
+        parameters.use_extra_bufts = False
+        self.model = llama.llama_model_load_from_file(os.fsencode(settings.model), parameters)
+        if not self.model:
+            raise EngineError("llama.cpp cannot load this model")
+        self.vocab = llama.llama_model_get_vocab(self.model)
+        self.n_vocab = int(llama.llama_vocab_n_tokens(self.vocab))
+        self.context: Any = None
+        self._opened: tuple[int, int, Any] | None = None
+
+    def open(self, sequences: int, length: int, callback: Any = None) -> None:
+        """A fresh context of `sequences` windows of `length` tokens; `callback` is a cb_eval function or None."""
+        if self.context:
+            llama.llama_free(self.context)
+        parameters = llama.llama_context_default_params()
+        parameters.n_ctx = parameters.n_batch = sequences * length
+        parameters.n_ubatch = min(_MICRO_BATCH, sequences * length)
+        parameters.n_seq_max = sequences
+        parameters.n_outputs_max = parameters.n_outputs_max_per_seq = 0
+        parameters.n_threads = parameters.n_threads_batch = self.settings.threads
+        parameters.type_k = parameters.type_v = _CACHE_TYPES[self.settings.cache_type]
+        if self.settings.cache_type == "F32":  # flash attention would round the cache to F16
+            parameters.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        parameters.swa_full = False
+        if callback is not None:
+            parameters.cb_eval = callback
+        self._opened = (sequences, length, callback)  # which also keeps the callback alive: ctypes does not
+        self.context = llama.llama_init_from_model(self.model, parameters)
+        if not self.context:
+            raise EngineError(f"llama.cpp cannot make a context of {sequences} × {length} tokens")
+
+    def batches(self, chunks: Tokens) -> Iterator[Tokens]:
+        """The windows [n, length] in groups that are decoded together."""
+        fit = _MAX_LOGIT_BYTES // (chunks.shape[1] * self.n_vocab * 4)
+        step = max(1, min(self.settings.sequences, len(chunks), fit))
+        for start in range(0, len(chunks), step):
+            yield chunks[start : start + step]
+
+    def forward(self, windows: Tokens, *, first: int = 0, callback: Any = None) -> Logits:
+        """Decode int32 windows [sequences, length], each on an empty cache.
+
+        Returns float32 logits [sequences, length - first, vocab]: a view that the next call overwrites.
+        """
+        sequences, length = windows.shape
+        if (sequences, length, callback) != self._opened:
+            self.open(sequences, length, callback)
+        llama.llama_memory_clear(llama.llama_get_memory(self.context), True)
+        positions = np.tile(np.arange(length, dtype=np.int32), sequences)
+        owners = np.repeat(np.arange(sequences, dtype=np.int32), length)
+        self.decode(windows.reshape(-1), positions, owners, positions >= first)
+        pointer = llama.llama_get_logits(self.context)
+        return np.ctypeslib.as_array(pointer, shape=(sequences, length - first, self.n_vocab))
+
+    def decode(self, tokens: Tokens, positions: Tokens, owners: Tokens, outputs: NDArray[np.bool_]) -> None:
+        """One llama_decode of tokens [n], each at its position of its sequence; raises EngineError if it fails."""
+        batch = llama.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for field, values in (("token", tokens), ("pos", positions), ("logits", outputs)):
+                view = np.ctypeslib.as_array(getattr(batch, field), shape=(len(tokens),))
+                view[:] = values
+            for i, owner in enumerate(owners.tolist()):
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = owner
+            status = llama.llama_decode(self.context, batch)
+        finally:
+            llama.llama_batch_free(batch)
+        if status != 0:
+            raise EngineError(f"llama_decode failed with status {status} on {len(tokens)} tokens")
+
+
+def describe(session: Session) -> Iterator[ModelInfo]:
+    """What the parent should know of the model."""
+    description = ctypes.create_string_buffer(256)
+    llama.llama_model_desc(session.model, description, len(description))
+    template = llama.llama_model_chat_template(session.model, None)
+    yield ModelInfo(
+        description=description.value.decode(errors="replace"),
+        vocab=session.n_vocab,
+        parameters=int(llama.llama_model_n_params(session.model)),
+        context=int(llama.llama_model_n_ctx_train(session.model)),
+        bos=int(llama.llama_vocab_bos(session.vocab)),
+        eos=int(llama.llama_vocab_eos(session.vocab)),
+        add_bos=bool(llama.llama_vocab_get_add_bos(session.vocab)),
+        chat_template=template.decode(errors="replace") if template else None,
+    )
+
+
+def tokenize(session: Session, text: str, add_special: bool, parse_special: bool) -> Iterator[Tokens]:
+    """The token ids, int32 [n]."""
+    data = text.encode()
+    room = len(data) + 16
+    while True:
+        buffer = (ctypes.c_int32 * room)()
+        found = llama.llama_tokenize(session.vocab, data, len(data), buffer, room, add_special, parse_special)
+        if found >= 0:
+            yield np.array(buffer[:found], dtype=np.int32)
+            return
+        if -found <= room:  # INT32_MIN: more tokens than an int32 counts
+            raise EngineError(f"llama.cpp cannot tokenize a text of {len(data):,} bytes in one piece")
+        room = -found
+
+
+def detokenize(session: Session, tokens: Tokens) -> Iterator[str]:
+    """The text of int32 tokens [n], special tokens left out."""
+    ids = np.ascontiguousarray(tokens, dtype=np.int32)
+    pointer = ids.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+    room = 16 + 8 * len(ids)
+    while True:
+        buffer = ctypes.create_string_buffer(room)
+        found = llama.llama_detokenize(session.vocab, pointer, len(ids), buffer, room, True, False)
+        if found >= 0:
+            yield buffer.raw[:found].decode(errors="replace")
+            return
+        room = -found
+
+
+def logits(session: Session, chunks: Tokens) -> Iterator[Logits]:
+    """float32 [length, vocab] of each window of int32 chunks [n, length]."""
+    for windows in session.batches(chunks):
+        for window in session.forward(windows):
+            yield window.copy()
