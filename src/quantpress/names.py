@@ -1,0 +1,49 @@
+"""Names of files, as the field's tools expect them: `Model-Q4_K_M.gguf`, `Model-imatrix.gguf`, `Model-BF16.gguf`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["hub_label", "model_name", "part_files", "variant_file"]
+
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
+_ODD = re.compile(r"[^\w.+-]+")
+_FLOAT = re.compile(r"[-_.](BF16|F16|F32)$", re.IGNORECASE)
+
+# The file types that Hugging Face looks for in the upper-cased name, in its order (`@huggingface/gguf` 0.4); the last
+# match counts, and a size of its own may follow.
+_LABELS = (
+    "F32 F16 Q4_0 Q4_1 Q4_1_SOME_F16 Q4_2 Q4_3 Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M "
+    "Q6_K IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M BF16 Q4_0_4_4 "
+    "Q4_0_4_8 Q4_0_8_8 TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0 Q2_K_XL Q3_K_XL Q4_K_XL Q5_K_XL Q6_K_XL Q8_K_XL MXFP4"
+).split()
+_LABEL = re.compile(rf"(UD-)?({'|'.join(_LABELS)})(_[A-Z]+)?")
+
+
+def model_name(path: str | Path) -> str:
+    """The model's name: a folder's, or a GGUF file's without part number and float type."""
+    path = Path(path).resolve()
+    stem = path.stem if path.suffix == ".gguf" else path.name
+    return _FLOAT.sub("", _PART.sub("", stem))
+
+
+def variant_file(folder: str | Path, model: str, variant: str) -> Path:
+    """Where the variant of a model is written: `folder/model-variant.gguf`, odd characters of a variant as dashes."""
+    return Path(folder) / f"{model}-{_ODD.sub('-', variant).strip('-.')}.gguf"
+
+
+def part_files(first: str | Path) -> list[Path]:
+    """The parts of a split model, given the first; the file itself where it is not split."""
+    first = Path(first)
+    found = _PART.search(first.stem)
+    if found is None:
+        return [first]
+    prefix, count = first.stem[: found.start()], int(first.stem[-5:])
+    return [first.with_name(f"{prefix}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
+
+
+def hub_label(file: str | Path) -> str | None:
+    """The quantization label that Hugging Face reads from a file's name, None where it finds none."""
+    found = list(_LABEL.finditer(Path(file).name.upper()))
+    return found[-1].group(0) if found else None

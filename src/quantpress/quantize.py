@@ -1,0 +1,260 @@
+"""A float model to any number of quantized files, in one pass over its weights.
+
+The source is read once, tile by tile (tiles.py). A tile is decoded once and encoded once to each type that any of the
+files wants of it (encoding.py), and the bytes go to their place in every file that wants them (gguf.Writer). So memory
+is bounded by threads × tile, and what ten files want in Q6_K is encoded once.
+
+The obvious alternative, a run of llama-quantize a file, reads and encodes everything again for each. With
+`encoder="ggml"` the bytes of every tensor are those that it writes, on any number of threads. Its rules are kept too:
+what the importance matrix does not cover is encoded without it, or refused where the type needs it; a source that is
+quantized already is refused unless asked for.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from quantpress import gguf
+from quantpress.cpu import default_threads
+from quantpress.encoding import Bytes, Encoder, Tile, encode_tile, encoder_named
+from quantpress.errors import DiskFullError, InputError, OutputError, PlanError
+from quantpress.floats import Floats
+from quantpress.formats import TensorType
+from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer
+from quantpress.imatrix import Imatrix, check_model
+from quantpress.imatrix import read as read_imatrix
+from quantpress.metadata import quantized_metadata
+from quantpress.names import model_name, variant_file
+from quantpress.plan import Extra, Plan, check, missing_importance, plan, read_plan
+from quantpress.progress import SILENT, Progress
+from quantpress.tiles import RowReader, cuts, in_threads
+
+__all__ = ["quantize"]
+
+_SHOWN = 8  # names in a message
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One tensor and who wants it in which type."""
+
+    tensor: Tensor
+    writers: Mapping[TensorType, list[Writer]]
+    importance: Floats | None  # [matrices, cols]
+
+
+def quantize(
+    model: str | Path,
+    *,
+    out: str | Path,
+    types: Sequence[str] = (),
+    plans: Sequence[str | Path | Plan] = (),
+    imatrix: str | Path | None = None,
+    encoder: str = "ggml",
+    threads: int | None = None,
+    split_bytes: int | None = None,
+    extra: Extra = (),
+    allow_requantize: bool = False,
+    progress: Progress = SILENT,
+) -> list[Path]:
+    """Write `out/<model>-<type>.gguf` for each of `types` (recipes) and `plans`, and return the paths in that order.
+
+    Args:
+        model: a GGUF file in BF16, F16 or F32, or the first part of a split one.
+        out: a folder, made if missing. Files of the same names are replaced once the new ones are complete.
+        types: names of recipes, see `recipes.RECIPES`.
+        plans: plans of this model or their `plan.json` files.
+        imatrix: an importance matrix of this model.
+        encoder: who encodes, see `encoding.ENCODERS`.
+        threads: default all that this process may use. The bytes do not depend on it.
+        split_bytes: a file that would be larger becomes a folder `<model>-<type>` of numbered parts; the path of the
+            first is returned.
+        extra: metadata to add, as in `quantized_metadata`.
+        allow_requantize: take a source that is quantized already, at a loss.
+        progress: counts weights of the source.
+
+    Raises:
+        PlanError: an unknown recipe, nothing to do, a quantized source, or a type that needs an importance matrix where
+            there is none. ImatrixError: it is of another model. GGUFError, InputError: the source is malformed, or a
+            weight is NaN or infinite. DiskFullError (before anything is written, for all the files together),
+            OutputError.
+    """
+    coder, workers = encoder_named(encoder), _checked_threads(threads)
+    importance = read_imatrix(imatrix) if imatrix is not None else None
+    with gguf.read(model) as source:
+        if importance is not None:
+            check_model(importance, source)
+        planned = _planned(source, types, plans, importance, extra, progress)
+        for one in planned:
+            _check_importance(source, one, importance, coder)
+            _check_source(source, one, allow_requantize)
+        _note_uncovered(planned, importance, progress)
+        outputs = _outputs(source, Path(out), planned, importance, split_bytes, extra)
+        with ExitStack() as stack:
+            for writer in outputs:
+                stack.enter_context(writer)
+            _check_space(Path(out), outputs)
+            _run(source, _tasks(source, planned, outputs, importance), encoder, workers, progress)
+        return [writer.paths[0] for writer in outputs]
+
+
+def _checked_threads(threads: int | None) -> int:
+    if threads is not None and threads < 1:
+        raise PlanError(None, "threads", expected="at least 1", found=threads)
+    return threads or default_threads()
+
+
+def _planned(
+    source: GGUF,
+    types: Sequence[str],
+    plans: Sequence[str | Path | Plan],
+    importance: Imatrix | None,
+    extra: Extra,
+    progress: Progress,
+) -> list[Plan]:
+    """A plan an output, each once."""
+    info = importance.info if importance is not None else None
+    found = [plan(source, type=type, imatrix=info, extra=extra, progress=progress) for type in types]
+    for given in plans:
+        one = given if isinstance(given, Plan) else read_plan(given, source, extra=extra)
+        check(source, one.types)
+        found.append(one)
+    if not found:
+        raise PlanError(source.path, "types", expected="at least one type or plan", found="none")
+    return [one for index, one in enumerate(found) if one not in found[:index]]
+
+
+def _check_importance(source: GGUF, one: Plan, importance: Imatrix | None, encoder: Encoder) -> None:
+    """Raise PlanError where importance is needed and missing, with the tensors' names."""
+    hint = "Make an importance matrix with `quantpress imatrix` and give it with --imatrix"
+    if one.imatrix is not None and importance is None:
+        found = f"none; the plan was made for {one.imatrix.file or 'one'}"
+        raise PlanError(source.path, f"{one.recipe}", expected="an importance matrix", found=found, hint=hint)
+    covered = importance.names if importance is not None else ()
+    missing = missing_importance(one, covered)
+    needing = (name for name, type in one.types.items() if type.needs_imatrix and encoder.requires_importance(type))
+    missing += [name for name in needing if name not in covered and name not in missing]
+    if missing:
+        names = ", ".join(f"{name} ({one.tensors[name]})" for name in missing[:_SHOWN])
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        expected = f"an importance matrix that covers {names}{more}"
+        found = f"one without {'it' if len(missing) == 1 else 'them'}" if importance is not None else "none"
+        raise PlanError(source.path, one.recipe, expected=expected, found=found, hint=f"{hint}, or choose another type")
+
+
+def _check_source(source: GGUF, one: Plan, allow_requantize: bool) -> None:
+    for name, type in one.types.items():
+        found = source.tensors[name].type
+        if type is found:
+            continue
+        if found.quantized and not allow_requantize:
+            hint = "Start from the BF16, F16 or F32 file: quantizing twice adds the errors up"
+            raise PlanError(source.path, f"tensor {name}", expected="a float type", found=found.name, hint=hint)
+
+
+def _note_uncovered(planned: Sequence[Plan], importance: Imatrix | None, progress: Progress) -> None:
+    """Say which tensors are encoded without importance although there is a matrix, as llama-quantize does."""
+    if importance is None:
+        return
+    quantized = {name: None for one in planned for name in one.matrices if one.types[name].quantized}
+    bare = [name for name in quantized if name not in importance.names]
+    if bare:
+        more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
+        progress.note(f"not covered by the importance matrix: {', '.join(bare[:_SHOWN])}{more}")
+
+
+def _outputs(
+    source: GGUF,
+    out: Path,
+    planned: Sequence[Plan],
+    importance: Imatrix | None,
+    split_bytes: int | None,
+    extra: Extra,
+) -> list[Writer]:
+    """A writer a plan, not entered; folders are made."""
+    info = importance.info if importance is not None else None
+    writers: dict[Path, Writer] = {}
+    for one in planned:
+        path = variant_file(out, model_name(source.path), one.recipe)
+        if path in writers:
+            raise PlanError(path, "outputs", expected="a name for each", found=f"two that are called {one.recipe}")
+        metadata = quantized_metadata(source, one.file_type, info, extra)
+        specs = [TensorSpec(name, source.tensors[name].shape, type) for name, type in one.types.items()]
+        writer = Writer(path, metadata, specs, split_bytes)
+        if len(writer.paths) > 1:  # a folder for the parts, as people publish them
+            writer = Writer(path.with_suffix("") / path.name, metadata, specs, split_bytes)
+        writers[path] = writer
+        _make_folder(writer.paths[0].parent)
+    return list(writers.values())
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: the folder cannot be made: {error.strerror}") from error
+
+
+def _check_space(out: Path, writers: Sequence[Writer]) -> None:
+    """Each writer has looked for itself; together they need more. What killed runs left is removed by now."""
+    needed, free = sum(sum(writer.sizes) for writer in writers), shutil.disk_usage(out).free
+    if needed > free:
+        raise DiskFullError(out, needed, free)
+
+
+def _tasks(
+    source: GGUF, planned: Sequence[Plan], writers: Sequence[Writer], importance: Imatrix | None
+) -> Iterator[_Task]:
+    for name, tensor in source.tensors.items():
+        wanted: dict[TensorType, list[Writer]] = {}
+        for one, writer in zip(planned, writers, strict=True):
+            wanted.setdefault(one.types[name], []).append(writer)
+        yield _Task(tensor, wanted, _importance_of(tensor, importance))
+
+
+def _importance_of(tensor: Tensor, importance: Imatrix | None) -> Floats | None:
+    """float32 [matrices, cols]; None without one, or with one that does not fit: an embedding's, see check_model."""
+    if importance is None or tensor.name not in importance.names:
+        return None
+    if importance.sums[tensor.name].size != tensor.matrices * tensor.cols:
+        return None
+    return importance.importance(tensor.name, tensor.matrices)
+
+
+def _run(source: GGUF, tasks: Iterator[_Task], encoder: str, threads: int, progress: Progress) -> None:
+    """Read, encode and write every tile of every task."""
+    weights = sum(tensor.weights for tensor in source.tensors.values())
+    with RowReader(source) as reader, progress.task("quantize", weights, "weights") as advance:
+        jobs = (
+            partial(_encode, reader, source.path, task, start, stop, encoder)
+            for task in tasks
+            for start, stop in cuts(task.tensor, len(task.writers))
+        )
+        with closing(in_threads(jobs, threads)) as done:
+            for count in done:
+                advance(count)
+
+
+def _encode(reader: RowReader, path: Path, task: _Task, start: int, stop: int, encoder: str) -> int:
+    """One tile from the source to all its places; returns its weights."""
+    tensor = task.tensor
+    matrix = start // (tensor.rows // tensor.matrices)
+    importance = None if task.importance is None else task.importance[matrix]
+    data = reader.read(tensor, start, stop)
+    tile = Tile(tensor.name, start, data, tensor.type, tensor.cols, tuple(task.writers), importance)
+    for writers, encoded in zip(task.writers.values(), _encoded(tile, path, encoder), strict=True):
+        for writer in writers:
+            writer.write(tensor.name, start, encoded)
+    return (stop - start) * tensor.cols
+
+
+def _encoded(tile: Tile, path: Path, encoder: str) -> list[Bytes]:
+    try:
+        return encode_tile(tile, encoder)
+    except InputError as error:  # a tile does not know its file
+        raise type(error)(path, error.field, expected=error.expected, found=error.found, hint=error.hint) from error

@@ -1,0 +1,54 @@
+"""Names; the labels are what `parseGGUFQuantLabel` of `@huggingface/gguf` gives for these files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from quantpress.names import hub_label, model_name, variant_file
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/models/Qwen3-0.6B", "Qwen3-0.6B"),
+        ("/models/Qwen3-0.6B-BF16.gguf", "Qwen3-0.6B"),
+        ("gemma-bf16-00001-of-00003.gguf", "gemma"),
+        ("gemma.f16.gguf", "gemma"),
+        ("mistral-7b-v0.3.Q4.gguf", "mistral-7b-v0.3.Q4"),
+    ],
+)
+def test_model_name(path: str, name: str) -> None:
+    assert model_name(path) == name
+
+
+def test_model_name_of_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path / "my-model")
+    assert model_name(".") == "my-model"
+
+
+def test_variant_file() -> None:
+    assert variant_file("out", "gemma", "Q4_K_M") == Path("out/gemma-Q4_K_M.gguf")
+
+
+@pytest.mark.parametrize(
+    ("file", "label"),
+    [
+        ("gemma-Q4_K_M.gguf", "Q4_K_M"),
+        ("gemma-bf16.gguf", "BF16"),
+        ("Q8_0/gemma-IQ3_XXS.gguf", "IQ3_XXS"),
+        ("gemma-Q6_K_L.gguf", "Q6_K_L"),
+        ("gemma-Q3_K_XL.gguf", "Q3_K_XL"),
+        ("gemma-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+        ("gemma-Q4_K_L.gguf", None),
+        ("gemma-Q2_K_L.gguf", "Q2_K_L"),
+        ("gemma-MXFP4_MOE.gguf", "MXFP4_MOE"),
+        ("gemma-TQ1_0.gguf", "TQ1_0"),
+        ("gemma-Q4_K_S-Q8_0.gguf", "Q8_0"),
+        ("gemma-i1-MP-3.98BPW.gguf", None),
+    ],
+)
+def test_hub_label_is_what_huggingface_gguf_reads(file: str, label: str | None) -> None:
+    assert hub_label(file) == label
