@@ -1,1 +1,30 @@
 """quantpress turns a checkpoint into a measured release of GGUF files.
+
+The public functions have the names of the commands. Some modules have them too: `from quantpress.plan import Plan`
+reaches into the module, `quantpress.plan(…)` is the function.
+"""
+
+from quantpress.convert import convert
+from quantpress.engine import Engine
+from quantpress.errors import QuantpressError
+from quantpress.evaluate import Evaluation, evaluate
+from quantpress.imatrix import imatrix
+from quantpress.inspection import info, inspect
+from quantpress.plan import Plan, plan
+from quantpress.quantize import quantize
+from quantpress.release import release
+
+__all__ = [
+    "Engine",
+    "Evaluation",
+    "Plan",
+    "QuantpressError",
+    "convert",
+    "evaluate",
+    "imatrix",
+    "info",
+    "inspect",
+    "plan",
+    "quantize",
+    "release",
+]

@@ -1,0 +1,124 @@
+"""Results as tables for a terminal, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from quantpress.evaluate import Evaluation
+from quantpress.imatrix import Audit
+from quantpress.plan import Plan
+
+__all__ = ["evaluations", "imatrix", "info", "inspection", "json_or", "plan"]
+
+Result = TypeVar("Result")
+
+
+def json_or(show: Callable[[Result], None], result: Result, as_json: bool) -> None:
+    """Print a result as JSON, or as `show` does."""
+    if not as_json:
+        show(result)
+        return
+    print(json.dumps(_plain(result), indent=2, ensure_ascii=False))
+
+
+def _plain(result: Any) -> Any:
+    if isinstance(result, list):
+        return [_plain(item) for item in result]
+    if hasattr(result, "to_dict"):
+        return result.to_dict()
+    return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
+
+
+def _print(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table: the first column to the left, numbers to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        numbers = rows and isinstance(rows[0][i], int | float)
+        table.add_column(column, justify="right" if numbers else "left", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    Console(highlight=False, soft_wrap=not Console().is_terminal).print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def plan(found: Plan) -> None:
+    """The types of a plan, its size and bits a weight."""
+    _print(None, ("tensor", "type"), list(found.tensors.items()))
+    print(f"{found.recipe}: {found.bytes:,} bytes, {found.bits_per_weight:.4f} bits a weight")
+
+
+def evaluations(found: Sequence[Evaluation]) -> None:
+    """A line a file."""
+    rows = [
+        (
+            row.file, row.perplexity, f"± {row.perplexity_error:.4f}", row.kld_mean, f"± {row.kld_error:.2g}",
+            row.kld_p99, row.kld_max, f"{row.same_top:.2%}", f"{row.rms_dp:.2%}",
+        )
+        for row in found
+    ]  # fmt: skip
+    _print(None, ("file", "perplexity", "", "KLD", "", "99 %", "max", "same top", "RMS Δp"), rows)
+
+
+def imatrix(found: Audit) -> None:
+    """Statistics a tensor, then what saw too few tokens and what is not covered."""
+    columns = ("tensor", "tokens", "columns", "sum a²", "mean", "max", "std", "active", "entropy", "zd", "cos sim")
+    rows = [
+        (
+            s.name, s.tokens, s.columns, s.sum, s.mean, s.max, s.std, f"{s.active:.2%}", f"{s.entropy_share:.2%}",
+            f"{s.zd:.2%}", "" if s.cossim is None else f"{s.cossim:.4f}",
+        )
+        for s in found.statistics.values()
+    ]  # fmt: skip
+    _print(None, columns, rows)
+    for sparse in found.sparse:
+        print(f"{sparse.name}, matrix {sparse.matrix}: {sparse.tokens:,} tokens, fewer than {found.min_tokens:,}")
+    for name in found.missing or ():
+        print(f"{name}: not covered")
+    if not found.sparse and not found.missing:
+        print("every matrix saw enough tokens" + ("" if found.missing is None else "; every weight is covered"))
+
+
+def inspection(found: dict[str, Any]) -> None:
+    """Metadata, tensors, types."""
+    _print(None, ("key", "value"), [(key, _short(value)) for key, value in found["metadata"].items()])
+    print()
+    shapes = [(t["name"], t["type"], " × ".join(map(str, t["shape"]))) for t in found["tensors"]]
+    _print(None, ("tensor", "type", "shape"), shapes)
+    print()
+    types = [
+        (name, *(counts[key] for key in ("tensors", "weights", "bytes"))) for name, counts in found["types"].items()
+    ]
+    _print(None, ("type", "tensors", "weights", "bytes"), types)
+    parts = f" in {len(found['parts'])} parts" if len(found["parts"]) > 1 else ""
+    print(
+        f"\n{found['file']}: GGUF {found['version']}, {found['bytes']:,} bytes{parts}, {found['weights']:,} weights, "
+        f"{found['bits_per_weight']:.4f} bits a weight"
+    )
+
+
+def info(found: dict[str, Any]) -> None:
+    """Versions and builds."""
+    engine = found["engine"]
+    print(f"quantpress {found['version']}")
+    print(f"instruction set: {found['isa']} (available: {', '.join(found['isas'])})")
+    print(f"llama.cpp {engine['llama_cpp']} in llama-cpp-python {engine['llama_cpp_python']}")
+    print(f"  {engine['system']}")
+    print(f"  GPU: {'yes' if engine['gpu_offload'] else 'no; the README says how to build for one'}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['length']:,} values: {', '.join(map(repr, value['first']))}, …"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}… ({len(text):,} characters)"
