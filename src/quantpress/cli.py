@@ -64,12 +64,13 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A Hugging Face checkpoint folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.gguf")],
     type: Annotated[str, typer.Option("--type", help="BF16, F16 or F32.")] = "BF16",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Convert a checkpoint to a GGUF file in float."""
     from quantpress.convert import convert
 
-    print(convert(checkpoint, out, type=type, progress=for_terminal(quiet=quiet)))
+    printing.paths([convert(checkpoint, out, type=type, progress=for_terminal(quiet=quiet))], as_json)
 
 
 @imatrix_app.command("collect")
@@ -83,6 +84,7 @@ def imatrix(
     chat: Chat = False,
     threads: Threads = None,
     gpu_layers: GpuLayers = 0,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Collect an importance matrix; `imatrix MODEL.gguf …` is short for this."""
@@ -100,18 +102,19 @@ def imatrix(
         gpu_layers=gpu_layers,
         progress=for_terminal(quiet=quiet),
     )
-    print(path)
+    printing.paths([path], as_json)
 
 
 @imatrix_app.command("merge")
 def imatrix_merge(
     files: Annotated[list[Path], typer.Argument(help="Importance matrices of one model.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    as_json: Json = False,
 ) -> None:
     """Add importance matrices up, each weighted by the tokens that it saw."""
     from quantpress.imatrix import merge
 
-    print(merge(files, out))
+    printing.paths([merge(files, out)], as_json)
 
 
 @imatrix_app.command("show")
@@ -135,13 +138,16 @@ def plan(
     model: Model,
     type: Annotated[str, typer.Option("--type", help="A recipe: Q4_K_M, IQ3_M, Q4_K_L, MP, MP:fraction=0.2 …")],
     imatrix: Imatrix = None,
+    tensor_types: Annotated[
+        Path | None, typer.Option("--tensor-types", help="A file as for llama-quantize; overrides the recipe.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write plan.json and plan.tensor_types.txt.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print the types of a recipe, the exact file size and bits a weight, without quantizing."""
     from quantpress.plan import plan
 
-    found = plan(model, type=type, imatrix=imatrix)
+    found = plan(model, type=type, imatrix=imatrix, tensor_types=tensor_types)
     if out is not None:
         found.write(out)
     printing.json_or(printing.plan, found, as_json)
@@ -157,6 +163,7 @@ def quantize(
     encoder: Encoder = "ggml",
     split_gb: Split = 50,
     threads: Threads = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Quantize to any number of types in one pass over the model."""
@@ -173,8 +180,7 @@ def quantize(
         split_bytes=int(split_gb * 1e9),
         progress=for_terminal(quiet=quiet),
     )
-    for path in found:
-        print(path)
+    printing.paths(found, as_json)
 
 
 @app.command()
@@ -231,6 +237,7 @@ def release(
     repository: Annotated[str | None, typer.Option(help="user/name on the Hub, for the card's commands.")] = None,
     threads: Threads = None,
     gpu_layers: GpuLayers = 0,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Everything: convert, calibrate, quantize, measure, describe. Run again, it goes on where it was."""
@@ -255,7 +262,7 @@ def release(
         gpu_layers=gpu_layers,
         progress=for_terminal(quiet=quiet),
     )
-    print(page)
+    printing.paths([page], as_json)
 
 
 @app.command()

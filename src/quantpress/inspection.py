@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from quantpress import _native
 from quantpress.engine import about
+from quantpress.errors import InputError
 from quantpress.gguf import read
 
 __all__ = ["info", "inspect"]
@@ -44,12 +46,16 @@ def inspect(path: str | Path) -> dict[str, Any]:
 def info() -> dict[str, Any]:
     """Versions, instruction sets and the engine's build.
 
+    Raises InputError for a QUANTPRESS_ISA that is not available, EngineError if llama.cpp does not load.
+
     Keys: `version`, `isa` (the one in use), `isas` (all that this machine can use, the best first), `engine`
     {"llama_cpp_python", "llama_cpp", "system", "gpu_offload"}.
     """
-    from quantpress import _native
-
-    return {"version": version("quantpress"), "isa": _native.isa(), "isas": list(_native.isas()), "engine": about()}
+    try:
+        isa = _native.isa()
+    except ValueError as error:
+        raise InputError(None, str(error)) from error
+    return {"version": version("quantpress"), "isa": isa, "isas": _native.isas(), "engine": about()}
 
 
 def _histogram(tensors: list[Any]) -> dict[str, dict[str, int]]:

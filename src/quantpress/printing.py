@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -14,9 +16,10 @@ from quantpress.evaluate import Evaluation
 from quantpress.imatrix import Audit
 from quantpress.plan import Plan
 
-__all__ = ["evaluations", "imatrix", "info", "inspection", "json_or", "plan"]
+__all__ = ["evaluations", "imatrix", "info", "inspection", "json_or", "paths", "plan"]
 
 Result = TypeVar("Result")
+_PIPE_WIDTH = 240  # of a table that goes to a pipe or a file
 
 
 def json_or(show: Callable[[Result], None], result: Result, as_json: bool) -> None:
@@ -43,13 +46,18 @@ def _print(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[ob
         table.add_column(column, justify="right" if numbers else "left", no_wrap=i == 0)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    Console(highlight=False, soft_wrap=not Console().is_terminal).print(table)
+    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def paths(found: Sequence[Path], as_json: bool) -> None:
+    """A file that was written a line."""
+    print(json.dumps([str(path) for path in found], indent=2) if as_json else "\n".join(map(str, found)))
 
 
 def plan(found: Plan) -> None:
@@ -120,5 +128,5 @@ def info(found: dict[str, Any]) -> None:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['length']:,} values: {', '.join(map(repr, value['first']))}, …"
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
     return text if len(text) <= 100 else f"{text[:100]}… ({len(text):,} characters)"
