@@ -16,6 +16,7 @@ from quantpress.errors import EngineError
 __all__ = ["sample", "timing"]
 
 _PARALLEL = 32
+_CACHE_BYTES = 1 << 30
 
 
 def sample(session: Session, tokens: int, length: int, seed: int) -> Iterator[tuple[int, Tokens]]:
@@ -24,70 +25,82 @@ def sample(session: Session, tokens: int, length: int, seed: int) -> Iterator[tu
     Yields (index, int32 tokens without the BOS) of each sequence as it ends: at an end-of-generation token or after
     `length` tokens. Sequence i draws with seed + i, so the same arguments give the same text on the same machine.
     """
-    start = _first_token(session)
-    slots = min(_PARALLEL, -(-tokens // length))
-    session.open(slots, length + 1)
-    state = _Sampling(session, seed)
-    running = {slot: state.begin(slot) for slot in range(slots)}
-    next_tokens = dict.fromkeys(running, start)
-    planned = slots * length
-    finished = 0
-    while running:
-        drawn = state.step(running, next_tokens)
-        for slot, token in drawn.items():
-            sequence = running[slot]
-            ended = bool(llama.llama_vocab_is_eog(session.vocab, token))
-            if not ended:
-                sequence.tokens.append(token)
-                next_tokens[slot] = token
-            if not ended and len(sequence.tokens) < length:
-                continue
-            finished += len(sequence.tokens)
-            planned -= length
-            yield sequence.index, np.array(sequence.tokens, dtype=np.int32)
-            sequence.close()
-            del running[slot], next_tokens[slot]
-            if finished + planned < tokens:
-                running[slot], next_tokens[slot] = state.begin(slot), start
-                planned += length
+    texts = _Texts(session, tokens, length, seed)
+    while texts.running:
+        for slot in texts.step():
+            text = texts.end(slot)
+            yield text.index, np.array(text.tokens, dtype=np.int32)
+            if texts.more_wanted():
+                texts.begin(slot)
 
 
-class _Sequence:
+def _slots(session: Session, tokens: int, length: int) -> int:
+    """How many texts to write side by side: no more than are wanted, and than the cache has room for."""
+    heads = llama.llama_model_n_layer(session.model) * llama.llama_model_n_head_kv(session.model)
+    head_size = llama.llama_model_n_embd(session.model) // max(1, llama.llama_model_n_head(session.model))
+    token_bytes = max(1, heads * head_size * 4)  # keys and values in F16
+    return max(1, min(_PARALLEL, -(-tokens // length), int(_CACHE_BYTES // (token_bytes * (length + 1)))))
+
+
+class _Text:
     """One text in the making, with its own sampler: temperature 1, then a draw."""
 
-    def __init__(self, index: int, seed: int) -> None:
-        self.index = index
+    def __init__(self, index: int, seed: int, first: int) -> None:
+        self.index, self.last = index, first
         self.tokens: list[int] = []
         self.sampler: Any = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         llama.llama_sampler_chain_add(self.sampler, llama.llama_sampler_init_temp(1.0))
         llama.llama_sampler_chain_add(self.sampler, llama.llama_sampler_init_dist((seed + index) & 0xFFFFFFFF))
 
-    def close(self) -> None:
-        llama.llama_sampler_free(self.sampler)
 
+class _Texts:
+    """The texts under way, each in a sequence slot of the context."""
 
-class _Sampling:
-    """The running texts, each in a sequence slot of the context."""
+    def __init__(self, session: Session, tokens: int, length: int, seed: int) -> None:
+        self.session, self.wanted, self.length, self.seed = session, tokens, length, seed
+        self.first = _first_token(session)
+        self.begun = self.written = 0
+        self.running: dict[int, _Text] = {}
+        slots = _slots(session, tokens, length)
+        session.open(slots, length + 1, batch=slots)
+        for slot in range(slots):
+            self.begin(slot)
 
-    def __init__(self, session: Session, seed: int) -> None:
-        self.session, self.seed, self.begun = session, seed, 0
-
-    def begin(self, slot: int) -> _Sequence:
-        """A new text in an emptied slot."""
-        llama.llama_memory_seq_rm(llama.llama_get_memory(self.session.context), slot, -1, -1)
+    def begin(self, slot: int) -> None:
+        """A new text in an empty slot."""
+        self.running[slot] = _Text(self.begun, self.seed, self.first)
         self.begun += 1
-        return _Sequence(self.begun - 1, self.seed)
 
-    def step(self, running: dict[int, _Sequence], tokens: dict[int, int]) -> dict[int, int]:
-        """Decode one token a slot and draw the next."""
-        owners = np.array(list(running), dtype=np.int32)
-        fed = np.array([tokens[slot] for slot in running], dtype=np.int32)
-        positions = np.array([len(sequence.tokens) for sequence in running.values()], dtype=np.int32)
+    def step(self) -> list[int]:
+        """Decode a token of every text and draw its next; returns the slots whose texts are complete."""
+        owners = np.array(list(self.running), dtype=np.int32)
+        fed = np.array([text.last for text in self.running.values()], dtype=np.int32)
+        positions = np.array([len(text.tokens) for text in self.running.values()], dtype=np.int32)
         self.session.decode(fed, positions, owners, np.ones(len(fed), dtype=np.bool_))
-        return {
-            slot: int(llama.llama_sampler_sample(sequence.sampler, self.session.context, i))
-            for i, (slot, sequence) in enumerate(running.items())
-        }
+        complete = []
+        for i, (slot, text) in enumerate(self.running.items()):
+            text.last = int(llama.llama_sampler_sample(text.sampler, self.session.context, i))
+            ended = bool(llama.llama_vocab_is_eog(self.session.vocab, text.last))
+            if not ended:
+                text.tokens.append(text.last)
+            if ended or len(text.tokens) == self.length:
+                complete.append(slot)
+        return complete
+
+    def end(self, slot: int) -> _Text:
+        """Take a text from its slot and empty that."""
+        text = self.running.pop(slot)
+        llama.llama_sampler_free(text.sampler)
+        llama.llama_memory_seq_rm(llama.llama_get_memory(self.session.context), slot, -1, -1)
+        self.written += len(text.tokens)
+        return text
+
+    def more_wanted(self) -> bool:
+        """Whether what is written and under way will not do; raises EngineError if the model writes next to nothing."""
+        more = self.written + len(self.running) * self.length < self.wanted
+        if more and self.begun > _PARALLEL and self.written < self.begun:
+            raise EngineError(f"the model ends its texts at once: {self.written} tokens in {self.begun} texts")
+        return more
 
 
 def timing(session: Session, prompt: int, generate: int, repeats: int, seed: int) -> Iterator[Timing]:

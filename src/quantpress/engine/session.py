@@ -53,13 +53,17 @@ class Session:
         self.context: Any = None
         self._opened: tuple[int, int, Any] | None = None
 
-    def open(self, sequences: int, length: int, callback: Any = None) -> None:
-        """A fresh context of `sequences` windows of `length` tokens; `callback` is a cb_eval function or None."""
+    def open(self, sequences: int, length: int, callback: Any = None, *, batch: int | None = None) -> None:
+        """A fresh context of `sequences` windows of `length` tokens, decoded up to `batch` (default: all) at a time.
+
+        `callback` is a cb_eval function or None.
+        """
+        batch = batch or sequences * length
         if self.context:
             llama.llama_free(self.context)
         parameters = llama.llama_context_default_params()
-        parameters.n_ctx = parameters.n_batch = sequences * length
-        parameters.n_ubatch = min(_MICRO_BATCH, sequences * length)
+        parameters.n_ctx, parameters.n_batch = sequences * length, batch
+        parameters.n_ubatch = min(_MICRO_BATCH, batch)
         parameters.n_seq_max = sequences
         parameters.n_outputs_max = parameters.n_outputs_max_per_seq = 0
         parameters.n_threads = parameters.n_threads_batch = self.settings.threads
