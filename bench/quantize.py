@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = given.model or convert(ROOT / "examples" / "demo-gemma3", Path(folder) / "demo-gemma3-BF16.gguf")
         rows = [
-            measure(case, types, model, Path(folder), given.threads, given.repeats) for case, types in CASES.items()
+            measure(case, types, model, Path(folder), given.threads, given.repeats) for case, types in cases.items()
         ]
     print(json.dumps([asdict(row) for row in rows], indent=2) if given.json else table(rows, given.threads))
 

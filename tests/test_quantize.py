@@ -187,7 +187,7 @@ def test_plans_are_taken_as_types_are(dense: Path, dense_imatrix: Imatrix, tmp_p
 
 
 def test_the_same_type_twice_is_one_file(dense: Path, tmp_path: Path) -> None:
-    assert quantize(dense, types=["Q4_0", "q4_0"], out=tmp_path) == [tmp_path / "Tiny-Q4_0.gguf"]
+    assert quantize(dense, types=["Q4_K", "q4_k_m"], out=tmp_path) == 2 * [tmp_path / "Tiny-Q4_K_M.gguf"]
 
 
 def test_settings_of_a_recipe_are_in_the_name(dense: Path, tmp_path: Path) -> None:

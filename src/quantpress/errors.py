@@ -15,6 +15,7 @@ QuantpressError                exit code 1
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "CheckpointError",
@@ -34,6 +35,17 @@ class QuantpressError(Exception):
     """Base of every error that quantpress raises on purpose."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross processes whole, although their constructors take the parts of a message."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[QuantpressError], arguments: tuple[Any, ...], parts: dict[str, Any]) -> QuantpressError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    error.__dict__.update(parts)
+    return error
 
 
 class InputError(QuantpressError):

@@ -62,7 +62,7 @@ def quantize(
     allow_requantize: bool = False,
     progress: Progress = SILENT,
 ) -> list[Path]:
-    """Write `out/<model>-<type>.gguf` for each of `types` (recipes) and `plans`, and return the paths in that order.
+    """Write `out/<model>-<type>.gguf` for each of `types` (recipes) and `plans`; return their paths in that order.
 
     Args:
         model: a GGUF file in BF16, F16 or F32, or the first part of a split one.
@@ -89,7 +89,8 @@ def quantize(
     with gguf.read(model) as source:
         if importance is not None:
             check_model(importance, source)
-        planned = _planned(source, types, plans, importance, extra, progress)
+        asked = _planned(source, types, plans, importance, extra, progress)
+        planned = [one for index, one in enumerate(asked) if one not in asked[:index]]
         for one in planned:
             _check_importance(source, one, importance, coder)
             _check_source(source, one, allow_requantize)
@@ -100,7 +101,7 @@ def quantize(
                 stack.enter_context(writer)
             _check_space(Path(out), outputs)
             _run(source, _tasks(source, planned, outputs, importance), encoder, workers, progress)
-        return [writer.paths[0] for writer in outputs]
+        return [outputs[planned.index(one)].paths[0] for one in asked]
 
 
 def _checked_threads(threads: int | None) -> int:
@@ -117,7 +118,7 @@ def _planned(
     extra: Extra,
     progress: Progress,
 ) -> list[Plan]:
-    """A plan an output, each once."""
+    """A plan a request."""
     info = importance.info if importance is not None else None
     found = [plan(source, type=type, imatrix=info, extra=extra, progress=progress) for type in types]
     for given in plans:
@@ -126,7 +127,7 @@ def _planned(
         found.append(one)
     if not found:
         raise PlanError(source.path, "types", expected="at least one type or plan", found="none")
-    return [one for index, one in enumerate(found) if one not in found[:index]]
+    return found
 
 
 def _check_importance(source: GGUF, one: Plan, importance: Imatrix | None, encoder: Encoder) -> None:

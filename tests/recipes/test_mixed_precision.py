@@ -50,7 +50,7 @@ def test_means_of_the_other_float_types(type: str, tmp_path: Path) -> None:
 def test_tiles_do_not_change_a_mean(bf16_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with gguf.read(bf16_gguf) as source:
         whole = mean_magnitude(source, "blk.0.ffn_up.weight")
-        monkeypatch.setattr("quantpress.recipes.ranking.TILE", 1000)
+        monkeypatch.setattr("quantpress.tiles.TILE", 1000)
         assert mean_magnitude(source, "blk.0.ffn_up.weight") == pytest.approx(whole, rel=1e-14)
 
 

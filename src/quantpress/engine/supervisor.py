@@ -14,8 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from quantpress import errors
 from quantpress.engine.messages import Settings, receive, send
+from quantpress.errors import EngineError, QuantpressError
 
 __all__ = ["Child"]
 
@@ -58,7 +58,7 @@ class Child:
                 finished = True
                 if kind == "done":
                     return
-                raise self._rebuilt(*value)
+                raise self._with_log(value)
         finally:
             if not finished:  # an abandoned operation cannot be resumed
                 self.stop()
@@ -78,7 +78,7 @@ class Child:
 
     def _send(self, message: Any) -> None:
         if self.log.closed:
-            raise errors.EngineError(f"{self.model}: the engine was stopped")
+            raise EngineError(f"{self.model}: the engine was stopped")
         assert self.process.stdin is not None  # noqa: S101  (for the type checker: we asked for a pipe)
         try:
             send(self.process.stdin, message)
@@ -93,23 +93,18 @@ class Child:
             raise self._death() from None
         return kind, value
 
-    def _rebuilt(self, name: str, message: str) -> Exception:
-        """The child's exception; only our own classes keep their type, all else is an engine failure."""
-        kind: type[Exception] = getattr(errors, name, errors.EngineError)
-        if kind is not errors.EngineError:
-            rebuilt = kind.__new__(kind)  # their constructors take parts; the message is already whole
-            rebuilt.args = (message,)
-            return rebuilt
-        return errors.EngineError(f"{self.model}: {message}{self._tail()}")
+    def _with_log(self, error: QuantpressError) -> QuantpressError:
+        """llama.cpp's refusals need its own words; other errors say all themselves."""
+        return EngineError(f"{self.model}: {error}{self._tail()}") if isinstance(error, EngineError) else error
 
-    def _death(self) -> errors.EngineError:
+    def _death(self) -> EngineError:
         code = self.process.wait()
         if code < 0:
             name = signal.Signals(-code).name
             how = f"was killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
         else:
             how = f"exited with status {code}"
-        return errors.EngineError(f"{self.model}: llama.cpp's process {how}{self._tail()}")
+        return EngineError(f"{self.model}: llama.cpp's process {how}{self._tail()}")
 
     def _tail(self) -> str:
         self.log.seek(0)

@@ -16,7 +16,7 @@ from quantpress.engine.generate import sample, timing
 from quantpress.engine.messages import receive, send
 from quantpress.engine.scoring import record, score
 from quantpress.engine.session import Session, describe, detokenize, logits, tokenize
-from quantpress.errors import QuantpressError
+from quantpress.errors import EngineError, QuantpressError
 
 OPS: dict[str, Callable[..., Iterator[Any]]] = {
     "activations": activations,
@@ -44,10 +44,10 @@ def main() -> None:
                 for item in OPS[op](session, **arguments):
                     send(replies, ("item", item))
             except QuantpressError as error:
-                send(replies, ("error", (type(error).__name__, str(error))))
+                send(replies, ("error", error))
             except Exception as error:
                 traceback.print_exc()
-                send(replies, ("error", ("EngineError", f"{type(error).__name__}: {error}")))
+                send(replies, ("error", EngineError(f"{type(error).__name__}: {error}")))
             else:
                 send(replies, ("done", None))
     except (EOFError, BrokenPipeError):

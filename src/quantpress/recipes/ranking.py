@@ -17,13 +17,12 @@ from quantpress.floats import bf16_to_float32
 from quantpress.progress import SILENT, Progress
 from quantpress.recipes.rules import FFN
 from quantpress.recipes.sites import quantizable, role_of
+from quantpress.tiles import RowReader, cuts
 
 if TYPE_CHECKING:
     from quantpress.gguf import GGUF
 
 __all__ = ["ffn_names", "ffn_ranks", "mean_magnitude"]
-
-TILE = 1 << 20  # weights
 
 
 def ffn_names(source: GGUF) -> list[str]:
@@ -52,9 +51,8 @@ def mean_magnitude(source: GGUF, name: str) -> float:
     tensor = source.tensors[name]
     if tensor.type.name not in ("BF16", "F16", "F32"):
         raise PlanError(source.path, f"type of {name}", expected="BF16, F16 or F32", found=tensor.type.name)
-    data = source.data(name)
-    step = max(1, TILE // tensor.cols)
-    sums = [_magnitude_sum(data[row : row + step], tensor.type.name) for row in range(0, len(data), step)]
+    with RowReader(source) as reader:
+        sums = [_magnitude_sum(reader.read(tensor, *rows), tensor.type.name) for rows in cuts(tensor)]
     mean = math.fsum(sums) / tensor.weights
     if not math.isfinite(mean):
         raise GGUFError(source.path, f"tensor {name}", expected="finite weights", found=mean)
