@@ -1,11 +1,12 @@
-"""Times the release of a checkpoint and its parts, with peak memory, and llama.cpp's own tools on the same work.
+"""Times the release of a checkpoint and its parts, with peak memory, and other tools on the same work.
 
     python bench/release.py [CHECKPOINT] [--llama-cpp BIN] [--repeats 3] [--json OUT.json]
 
-Each line is a command in a process of its own; memory is the largest of its processes. With `--llama-cpp`, a folder
-with `llama-imatrix`, `llama-quantize` and `llama-perplexity`, each part runs in turn with its peer and the ratio is the
-median of theirs over the median of ours. `--no-repack` keeps the peers on the same kernels (and off AMX, which not
-every hypervisor that reports it can run).
+Each line is a command in a process of its own; memory is the largest of its processes. Each part runs in turn with its
+peer, if it has one, and the ratio is the median of theirs over the median of ours. The peer of convert is `cp` of the
+weights, the least that a converter has to do; those of the others are llama.cpp's tools in the folder `--llama-cpp`:
+`llama-imatrix`, `llama-quantize` once a type, `llama-perplexity` for the base and each file. `--no-repack` keeps them
+on the same kernels (and off AMX, which not every hypervisor that reports it can run).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Row:
     part: str
     ours: Cost
     peer: Cost | None
+    peer_name: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -74,7 +76,14 @@ def measure(part: str, ours: Sequence[Command], peer: Sequence[Command] | None, 
     """In turn, so that a machine that slows down slows both."""
     pairs = [(cost(ours), cost(peer) if peer else None) for _ in range(repeats)]
     found = [other for _, other in pairs if other]
-    return Row(part, median([own for own, _ in pairs]), median(found) if found else None)
+    return Row(part, median([own for own, _ in pairs]), median(found) if found else None, named(peer or []))
+
+
+def named(commands: Sequence[Command]) -> str:
+    """The tool that commands run, and how often."""
+    if not commands:
+        return ""
+    return Path(commands[0][0]).name + (f" × {len(commands)}" if len(commands) > 1 else "")
 
 
 def rows(checkpoint: Path, tools: Path | None, repeats: int, folder: Path) -> list[Row]:
@@ -132,9 +141,13 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = rows(options.checkpoint, options.llama_cpp, options.repeats, Path(folder))
-    print(f"{'part':24} {'seconds':>8} {'peak MB':>8} {'peer s':>8} {'peer MB':>8} {'peer/ours':>10}")
+    print(f"{'part':24} {'seconds':>8} {'peak MB':>8}  {'peer':22} {'seconds':>8} {'peak MB':>8} {'peer/ours':>10}")
     for row in found:
-        peer = f"{row.peer.seconds:8.2f} {row.peer.memory / 1e6:8.0f} {row.ratio:10.2f}" if row.peer else ""
+        peer = (
+            f" {row.peer_name:22} {row.peer.seconds:8.2f} {row.peer.memory / 1e6:8.0f} {row.ratio:10.2f}"
+            if row.peer
+            else ""
+        )
         print(f"{row.part:24} {row.ours.seconds:8.2f} {row.ours.memory / 1e6:8.0f} {peer}")
     if options.json:
         options.json.write_text(json.dumps([{**asdict(row), "ratio": row.ratio} for row in found], indent=2))

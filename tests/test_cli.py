@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from quantpress import cli, gguf
+from quantpress.cli import app
 
 
 def quantpress(*arguments: str | Path, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -113,21 +119,84 @@ def test_an_error_is_one_message_and_a_code(tmp_path: Path, bf16_gguf: Path, dem
     assert "blk.3.ffn_up.weight" in done.stderr
 
 
+@pytest.mark.parametrize(("filename", "message"), [("a.gguf", "a.gguf: Input/output error"), (None, "[Errno 5] Input")])
+def test_an_error_of_the_system_is_one_message_too(
+    filename: str | None, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error", filename)
+
+    monkeypatch.setattr("quantpress.inspection.inspect", fail)
+    monkeypatch.setattr(sys, "argv", ["quantpress", "inspect", "a.gguf"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith(f"quantpress: {message}")
+
+
+def test_names_that_are_no_utf8_can_be_printed(bf16_gguf: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.gguf")
+    path.symlink_to(bf16_gguf)
+    assert "caf\\udce9.gguf: GGUF 3" in quantpress("inspect", path).stdout
+    assert json.loads(quantpress("inspect", path, "--json").stdout)["file"] == str(path)
+
+
+STEPS = ("convert", "imatrix", "quantize", "evaluate")
+
+
+def interrupted_at(step: str | None, *arguments: str | Path) -> tuple[int, set[str], str]:
+    """Run a command, press Ctrl-C when it says that the step begins; exit code, steps it began, its last line."""
+    command = [sys.executable, "-m", "quantpress.cli", *map(str, arguments)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, start_new_session=True) as process:
+        alarm = threading.Timer(240, process.kill)
+        alarm.start()
+        lines = []
+        for line in process.stderr or ():
+            lines.append(line)
+            if step is not None and line.startswith(step):
+                process.send_signal(signal.SIGINT)
+                step = None
+        alarm.cancel()
+    return process.returncode, {name for name in STEPS for line in lines if line.startswith(name)}, lines[-1].strip()
+
+
 def test_ctrl_c_leaves_nothing_half_written_and_the_next_run_goes_on(demo: Path, data: Path, tmp_path: Path) -> None:
-    """Interrupt the release again and again, a little later each time, then let it get through."""
-    text = data / "prose.txt"
-    options = ["--variants", "BF16,IQ2_XXS,Q6_K", "--calibration", text, "--evaluation", text]
-    command = [sys.executable, "-m", "quantpress.cli", "release", demo, "--out", tmp_path / "out", *options]
-    for patience in (1.5, 3, 4.5, 6, None):
-        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
-        if patience is not None:
-            time.sleep(patience)
-            process.send_signal(signal.SIGINT)
-        message = process.communicate(timeout=300)[1]
-        assert process.returncode in (0, 130), message
-        assert process.returncode == 0 or "goes on where it was" in message
-        for path in (tmp_path / "out").glob("*.gguf"):
-            quantpress("inspect", path, "--json")
-        assert not list((tmp_path / "out").glob(".*"))
-    assert "IQ2_XXS" in (tmp_path / "out/README.md").read_text()
-    assert process.returncode == 0
+    """Interrupt a release in one step after the other, then let it get through."""
+    out, text = tmp_path / "out", data / "prose.txt"
+    options = ("--variants", "BF16,IQ2_XXS,Q6_K", "--calibration", text, "--evaluation", text)
+    for done, step in enumerate([*STEPS[1:], None]):
+        code, began, last = interrupted_at(step, "release", demo, "--out", out, *options)
+        assert code == (0 if step is None else 130), last
+        assert step is None or last == "quantpress: interrupted; the same command goes on where it was"
+        assert began.isdisjoint(STEPS[:done])
+        left = {path.name for path in out.rglob("*") if path.name.startswith(".") or path.suffix == ".partial"}
+        assert left <= ({"demo-gemma3-imatrix.gguf.partial"} if step == "imatrix" else set())
+        for path in out.glob("*.gguf"):
+            gguf.read(path).close()
+    assert "IQ2_XXS" in (out / "README.md").read_text()
+
+
+def test_ctrl_c_in_a_command_that_starts_anew(bf16_gguf: Path, tmp_path: Path) -> None:
+    code, _, last = interrupted_at("quantize", "quantize", bf16_gguf, "--type", "IQ4_XS", "--out", tmp_path)
+    assert (code, last) == (130, "quantpress: interrupted; nothing half-written is left")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "SOURCE --calibration a b --evaluation c --out d",
+        "--calibration a --calibration b --evaluation c --out d SOURCE",
+        "--out d --evaluation c --calibration a b SOURCE",
+    ],
+)
+def test_an_option_takes_several_files(arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    module = sys.modules["quantpress.release"]  # by name it is the function
+    monkeypatch.setattr(module, "release", lambda source, **given: calls.append({"source": source, **given}))
+    CliRunner().invoke(app, ["release", *arguments.split()])
+    [call] = calls
+    assert str(call["source"]) == "SOURCE"
+    assert list(map(str, call["calibration"])) == ["a", "b"]
+    assert list(map(str, call["evaluation"])) == ["c"]

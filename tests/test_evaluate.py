@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import pytest
 
 from quantpress import gguf
 from quantpress.engine import Engine
-from quantpress.errors import DiskFullError, EngineError, InputError, OutputError, TextError
-from quantpress.evaluate import Evaluation, evaluate, evaluations
+from quantpress.errors import DiskFullError, EngineError, GGUFError, InputError, OutputError, TextError
+from quantpress.evaluate import Evaluation, affordable_chunks, evaluate, evaluations
 from quantpress.progress import Progress
 from quantpress.text import chunks
+from tests.imatrix.moe import write_moe
 
 FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15, "Q2_K": 10}
 
@@ -66,6 +67,12 @@ def quants(bf16_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         command = [sys.executable, "-c", QUANTIZE, str(bf16_gguf), str(path), str(FILE_TYPES[name])]
         subprocess.run(command, check=True, capture_output=True)
     return found
+
+
+@pytest.fixture(scope="module")
+def twin(bf16_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base's bytes in another file, which is run as any other."""
+    return Path(shutil.copy(bf16_gguf, tmp_path_factory.mktemp("twin") / "twin.gguf"))
 
 
 @pytest.fixture
@@ -186,33 +193,45 @@ def test_the_base_alone_needs_no_scratch_space(bf16_gguf: Path, prose: Path, tmp
     assert not progress.notes
 
 
-def test_a_scratch_limit_says_how_many_chunks_fit(bf16_gguf: Path, prose: Path, tmp_path: Path) -> None:
+def test_a_scratch_limit_says_how_many_chunks_fit(bf16_gguf: Path, twin: Path, prose: Path, tmp_path: Path) -> None:
     a_chunk = 31 * 2 * (4096 + 4)
     settings: dict[str, Any] = {"text": [prose], "context": 64, "chunks": 9, "scratch": tmp_path}
     with pytest.raises(InputError, match=rf"at most {7 * a_chunk + 1:,} bytes.*{9 * a_chunk:,} .* 7 chunks would fit"):
-        evaluate(bf16_gguf, [bf16_gguf], scratch_limit=7 * a_chunk + 1, **settings)
+        evaluate(bf16_gguf, [twin], scratch_limit=7 * a_chunk + 1, **settings)
     with pytest.raises(InputError, match=f"One chunk needs {a_chunk:,} bytes"):
-        evaluate(bf16_gguf, [bf16_gguf], scratch_limit=a_chunk - 1, **settings)
+        evaluate(bf16_gguf, [twin], scratch_limit=a_chunk - 1, **settings)
+    assert not list(tmp_path.iterdir())
+    assert affordable_chunks(4096, 64, 7 * a_chunk + 1) == 7
+    assert affordable_chunks(4096, 64, a_chunk - 1) == 0
+
+
+def test_a_scratch_folder_that_was_missing_is_missing_again(
+    bf16_gguf: Path, twin: Path, prose: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"text": prose, "context": 64, "scratch": tmp_path / "a" / "b"}
+    assert evaluate(bf16_gguf, twin, chunks=2, **settings)[0].kld_mean < 1e-3
+    with pytest.raises(InputError, match="scratch space"):
+        evaluate(bf16_gguf, twin, chunks=2, scratch_limit=0, **settings)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_seen_beforehand(
-    bf16_gguf: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bf16_gguf: Path, twin: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(DiskFullError, match="1,000 free"):
-        evaluate(bf16_gguf, [bf16_gguf], text=[prose], context=64, chunks=3, scratch=tmp_path)
+        evaluate(bf16_gguf, [twin], text=[prose], context=64, chunks=3, scratch=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up_is_an_error(bf16_gguf: Path, prose: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_is_an_error(bf16_gguf: Path, twin: Path, prose: Path, tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, before[1]))  # the engine's process inherits it
     try:
         with pytest.raises(OutputError, match="distributions: cannot be written: File too large"):
-            evaluate(bf16_gguf, [bf16_gguf], text=[prose], context=64, chunks=9, scratch=tmp_path)
+            evaluate(bf16_gguf, [twin], text=[prose], context=64, chunks=9, scratch=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())
@@ -245,10 +264,14 @@ def with_tokens(source: Path, out: Path, change: Callable[[list[str]], list[str]
     with gguf.read(source) as model:
         key = "tokenizer.ggml.tokens"
         metadata = {**model.metadata, key: gguf.Value.array(gguf.ValueType.STRING, change(list(model.get(key))))}
-        specs = [gguf.TensorSpec(t.name, t.shape, t.type) for t in model.tensors.values()]
-        with gguf.Writer(out, metadata, specs) as writer:
-            for name in model.tensors:
-                writer.write(name, 0, model.data(name))
+        return written(out, metadata, {name: (tensor, model.data(name)) for name, tensor in model.tensors.items()})
+
+
+def written(out: Path, metadata: gguf.Metadata, tensors: dict[str, tuple[gguf.TensorSpec, np.ndarray]]) -> Path:
+    specs = [gguf.TensorSpec(name, like.shape, like.type) for name, (like, _) in tensors.items()]
+    with gguf.Writer(out, metadata, specs) as writer:
+        for name, (_, values) in tensors.items():
+            writer.write(name, 0, values)
     return out
 
 
@@ -259,6 +282,51 @@ def test_another_vocabulary_is_refused(bf16_gguf: Path, prose: Path, tmp_path: P
         evaluate(bf16_gguf, [shorter], text=[prose])
     with pytest.raises(InputError, match=r"other.gguf: vocabulary: expected token 300 to be .*, found 'otter'"):
         evaluate(bf16_gguf, [bf16_gguf, other], text=[prose])
+
+
+def test_another_model_with_the_same_vocabulary_is_refused(bf16_gguf: Path, prose: Path, tmp_path: Path) -> None:
+    with gguf.read(bf16_gguf) as model:
+        whole = {name: (tensor, model.data(name)) for name, tensor in model.tensors.items()}
+        fewer = {name: one for name, one in whole.items() if not name.startswith("blk.5.")}
+        wider = {**whole, "blk.0.attn_k.weight": whole["blk.0.attn_q.weight"]}
+        other = written(tmp_path / "fewer.gguf", model.metadata, fewer)
+        wide = written(tmp_path / "wider.gguf", model.metadata, wider)
+    with pytest.raises(
+        InputError, match=r"fewer.gguf: tensor blk\.5\.\S+: expected 256.*, found no such tensor.*no quant"
+    ):
+        evaluate(bf16_gguf, other, text=prose)
+    with pytest.raises(InputError, match=r"BF16.gguf: tensor blk\.5\.\S+: expected no such tensor, as in fewer.gguf"):
+        evaluate(other, bf16_gguf, text=prose)
+    expected = r"attn_k\.weight: expected 256 × \d+, as in demo-gemma3-BF16\.gguf, found 256 × \d+"
+    with pytest.raises(InputError, match=expected):
+        evaluate(bf16_gguf, wide, text=prose)
+
+
+def test_files_that_are_no_model(bf16_gguf: Path, data: Path, prose: Path) -> None:
+    imatrix = data / "imatrix" / "demo.gguf"
+    for base, quant in ((imatrix, bf16_gguf), (bf16_gguf, imatrix)):
+        with pytest.raises(InputError, match=r"demo\.gguf: general\.architecture: .*found a GGUF file of type imatrix"):
+            evaluate(base, quant, text=prose)
+    with pytest.raises(GGUFError, match=r"prose\.txt: magic"):
+        evaluate(bf16_gguf, prose, text=prose)
+
+
+def test_the_base_among_the_quants_is_not_run_again(bf16_gguf: Path, prose: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.gguf"
+    link.symlink_to(bf16_gguf)
+    windows: list[int] = []
+    progress = Recorder(lambda: windows.append(1))
+    settings: dict[str, Any] = {"text": prose, "context": 64, "chunks": 3, "progress": progress}
+    base, same, linked = evaluations(bf16_gguf, [bf16_gguf, link], scratch_limit=0, **settings)
+    assert len(windows) == 3
+    assert base == same == replace(linked, file=str(bf16_gguf))
+    assert linked.file == str(link)
+
+
+def test_a_context_beyond_the_models(prose: Path, tmp_path: Path) -> None:
+    moe, progress = write_moe(tmp_path / "moe.gguf"), Recorder()
+    list(evaluations(moe, [], text=prose, context=514, chunks=1, progress=progress))
+    assert progress.notes == ["moe.gguf was trained on 512 tokens: beyond them it extrapolates"]
 
 
 @pytest.fixture
@@ -287,6 +355,12 @@ def test_predictions_that_are_no_numbers_are_reported(bf16_gguf: Path, spoilt: P
 def test_unusable_settings(bf16_gguf: Path, prose: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="context: expected at least 4 tokens, found 3"):
         evaluate(bf16_gguf, [bf16_gguf], text=[prose], context=3)
+    with pytest.raises(InputError, match="threads: expected at least 1, found 0"):
+        evaluate(bf16_gguf, [bf16_gguf], text=[prose], threads=0)
+    with pytest.raises(InputError, match="scratch limit: expected 0 bytes or more, found -1"):
+        evaluate(bf16_gguf, [bf16_gguf], text=[prose], scratch_limit=-1)
+    with pytest.raises(InputError, match="context"):
+        affordable_chunks(4096, 3, 10**9)
     short = tmp_path / "short.txt"
     short.write_text("Too short.")
     with pytest.raises(TextError, match="expected at least 512 tokens"):

@@ -29,6 +29,14 @@ def test_model_name_of_the_current_folder(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert model_name(".") == "my-model"
 
 
+def test_a_link_s_own_name_counts(tmp_path: Path) -> None:
+    """As in a Hugging Face cache: snapshots/…/Tiny-BF16.gguf is a link to blobs/0123abcd."""
+    (tmp_path / "0123abcd").touch()
+    link = tmp_path / "Tiny-BF16.gguf"
+    link.symlink_to("0123abcd")
+    assert model_name(link) == "Tiny"
+
+
 def test_variant_file() -> None:
     assert variant_file("out", "gemma", "Q4_K_M") == Path("out/gemma-Q4_K_M.gguf")
 
@@ -52,3 +60,10 @@ def test_variant_file() -> None:
 )
 def test_hub_label_is_what_huggingface_gguf_reads(file: str, label: str | None) -> None:
     assert hub_label(file) == label
+
+
+def test_settings_do_not_label_a_file() -> None:
+    name = variant_file("out", "gemma", "MP:fraction=0.2,top=Q4_K,rest=Q8_0").name
+    assert name.startswith("gemma-MP-")
+    assert hub_label(name) is None
+    assert name != variant_file("out", "gemma", "MP:fraction=0.3,top=Q4_K,rest=Q8_0").name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,12 +203,12 @@ def test_types_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_imatrix_changes_the_mix_and_must_be_of_the_model(bf16_gguf: Path, tmp_path: Path) -> None:
-    ours = imatrix(tmp_path / "ours.gguf", "blk.0.attn_q.weight", 256)
+    ours = imatrix(tmp_path / "ours.gguf", [f"blk.{layer}.attn_q.weight" for layer in range(6)], 256)
     found = plan(bf16_gguf, type="IQ3_XXS", imatrix=ours)
-    assert found.imatrix == ImatrixInfo("ours.gguf", "text.txt", 1, 2)
+    assert found.imatrix == ImatrixInfo("ours.gguf", "text.txt", 6, 2)
     assert found.tensors != plan(bf16_gguf, type="IQ3_XXS").tensors
     with pytest.raises(ImatrixError, match=r"blk\.0\.other\.weight"):
-        plan(bf16_gguf, type="IQ3_XXS", imatrix=imatrix(tmp_path / "theirs.gguf", "blk.0.other.weight", 256))
+        plan(bf16_gguf, type="IQ3_XXS", imatrix=imatrix(tmp_path / "theirs.gguf", ["blk.0.other.weight"], 256))
 
 
 def test_what_cannot_be_read_or_written_is_said(bf16_gguf: Path, tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_header_that_lies_about_layers_is_an_error(tmp_path: Path) -> None:
         plan(path, type="Q4_K_M")
 
 
-def imatrix(path: Path, name: str, cols: int) -> Path:
+def imatrix(path: Path, names: Sequence[str], cols: int) -> Path:
     """A small one, of zeros."""
     metadata = {
         "general.type": Value.string("imatrix"),
@@ -246,7 +247,8 @@ def imatrix(path: Path, name: str, cols: int) -> Path:
         "imatrix.chunk_size": Value.u32(512),
     }
     f32 = TYPES["F32"]
-    specs = [TensorSpec(f"{name}.in_sum2", (cols, 1), f32), TensorSpec(f"{name}.counts", (1, 1), f32)]
+    sizes = (("in_sum2", cols), ("counts", 1))
+    specs = [TensorSpec(f"{name}.{suffix}", (size, 1), f32) for name in names for suffix, size in sizes]
     with Writer(path, metadata, specs) as writer:
         for spec in specs:
             writer.write(spec.name, 0, np.zeros((1, spec.row_bytes), np.uint8))

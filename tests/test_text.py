@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quantpress.engine import Engine
 from quantpress.errors import TextError
-from quantpress.text import chunks, conversations, passages, read_text
+from quantpress.text import chunks, conversations, passages, paths_of, read_text
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,13 @@ def test_too_short_for_one_chunk(engine: Engine, tmp_path: Path) -> None:
     found = len(engine.tokenize("a few words"))
     with pytest.raises(TextError, match=rf"short\.txt: text: expected at least 512 tokens.*found {found} tokens"):
         chunks(engine, [path], 512)
-    with pytest.raises(TextError, match="found 1 tokens"):  # BOS
+    with pytest.raises(TextError, match=r"found 1 token\."):  # BOS
         chunks(engine, [write(tmp_path / "empty.txt", "")], 512)
+
+
+def test_one_path_is_no_list_of_letters() -> None:
+    assert paths_of("cal.txt") == paths_of(Path("cal.txt")) == paths_of(["cal.txt"]) == [Path("cal.txt")]
+    assert paths_of(("a", Path("b"))) == [Path("a"), Path("b")]
 
 
 @pytest.mark.parametrize(("context", "limit"), [(0, None), (512, 0), (-1, None)])

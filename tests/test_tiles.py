@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -98,15 +97,25 @@ def test_an_exception_ends_it() -> None:
     assert 4 <= len(ran) < 12
 
 
-def test_closing_waits_for_the_jobs_under_way() -> None:
-    finished: list[int] = []
+def test_closing_waits_for_the_jobs_under_way_and_runs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs under way are held up until the pool has been told to stop; a third is in its queue."""
+    stopping, under_way = threading.Event(), threading.Barrier(3, timeout=20)
+    finished: list[str] = []
 
-    def job() -> None:
-        time.sleep(0.05)
-        finished.append(threading.get_ident())
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            stopping.set()
+            super().shutdown(wait=wait)
 
-    with closing(in_threads((job for _ in range(100)), 2)) as results:
-        next(results)
-    count = len(finished)
-    time.sleep(0.15)
-    assert 1 <= count == len(finished) <= 6
+    def held_up() -> None:
+        under_way.wait()
+        assert stopping.wait(20)
+        finished.append("held up")
+
+    monkeypatch.setattr(tiles, "ThreadPoolExecutor", Pool)
+    results = in_threads([lambda: None, held_up, held_up, lambda: finished.append("queued")], 2)
+    next(results)
+    under_way.wait()
+    results.close()
+    assert finished == ["held up", "held up"]

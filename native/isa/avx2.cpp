@@ -1,4 +1,4 @@
-// Compiled with -march=x86-64-v3.
+// Compiled with -mavx2 -mfma -mbmi -mbmi2.
 #define VECTOR_BYTES 32
 #include "kernels/all.hpp"
 

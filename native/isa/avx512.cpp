@@ -1,4 +1,4 @@
-// Compiled with -march=x86-64-v4.
+// Compiled with the flags of avx2.cpp and -mavx512{f,bw,cd,dq,vl}.
 #define VECTOR_BYTES 64
 #include "kernels/all.hpp"
 

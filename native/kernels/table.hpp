@@ -20,8 +20,9 @@ struct Kernels {
     Comparison (*compare)(const std::uint16_t *packed, const float *logits, std::size_t vocab, std::int32_t target);
 };
 
-// 16-bit words of a packed row, an even number.
-constexpr std::size_t packed_words(std::size_t vocab) { return 4 + vocab + vocab % 2; }
+// 16-bit words of a packed row, an even number. Static: of an inline function the linker keeps one copy for all files,
+// which could be that of an instruction set that this machine lacks.
+static constexpr std::size_t packed_words(std::size_t vocab) { return 4 + vocab + vocab % 2; }
 
 extern const Kernels kAvx512, kAvx2, kBaseline;
 

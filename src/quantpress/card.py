@@ -15,10 +15,11 @@ from quantpress.errors import TextError
 from quantpress.files import write_text
 from quantpress.gguf import GGUF
 from quantpress.names import hub_label
-from quantpress.recipes import recipe
+from quantpress.recipes import VARIANTS, recipe
 
 __all__ = ["frontier", "human_size", "write_card"]
 
+_TINY = 1e-6
 _UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -31,17 +32,17 @@ def write_card(
     imatrix: str,
     calibration_text: str,
     evaluation_text: str,
-    repository: str | None = None,
+    base_model: str | None = None,
 ) -> Path:
     """Write README.md of a release folder and return its path.
 
     `results` is results.json, `facts` what release.json says beside the files, `base` the float model, `imatrix` the
-    file's name, the texts are described in a few words, `repository` is `user/name` on the Hub.
+    file's name, the texts are described in a few words, `base_model` is the checkpoint's `user/name` on the Hub.
     """
     rows = [_row(name, row) for name, row in results["variants"].items()]
     rows.sort(key=lambda row: -int(row["bytes"]))
     context = {
-        "front_matter": _front_matter(base),
+        "front_matter": _front_matter(base, base_model),
         "model": results["model"],
         "origin": base.get("general.name") or results["model"],
         "architecture": base.get("general.architecture"),
@@ -56,12 +57,12 @@ def write_card(
         "imatrix": imatrix,
         "rows": rows,
         "frontier": frontier(rows),
-        "mixed": any(row["variant"].startswith("MP") for row in rows),
+        "enlarged": any(row["variant"] in VARIANTS for row in rows),
         "unlabelled": [row["file"] for row in rows if hub_label(row["file"]) is None],
+        "repository": facts["settings"]["repository"],
         "pick": _pick(rows),
         "prompt": _prompt(base),
         "license": base.get("general.license"),
-        "repository": repository,
     }
     environment = Environment(loader=PackageLoader("quantpress"), undefined=StrictUndefined, autoescape=False)  # noqa: S701  (Markdown)
     page = folder / "README.md"
@@ -98,8 +99,8 @@ def _row(name: str, row: dict[str, Any]) -> dict[str, Any]:
 
 def _with_error(value: float, error: float) -> str:
     """A value to the decimals of its error's second digit: 0.000184 ± 0.000002."""
-    if not error:
-        return f"{value:g}"
+    if not error or abs(value) < _TINY:
+        return f"{value:.2g}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
@@ -111,7 +112,7 @@ def _pick(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     return {"file": file, "include": f"{Path(file).parent}/*" if row["split"] else file}
 
 
-def _front_matter(base: GGUF) -> str:
+def _front_matter(base: GGUF, base_model: str | None) -> str:
     """YAML; JSON strings and lists are YAML too, so nothing needs another library."""
     template = base.get("tokenizer.chat_template")
     fields = {
@@ -120,17 +121,11 @@ def _front_matter(base: GGUF) -> str:
         "library_name": "gguf",
         "language": base.get("general.languages"),
         "license": base.get("general.license"),
-        "base_model": _repository(base.get("general.base_model.0.repo_url")),
-        "base_model_relation": "quantized",
+        "base_model": base_model,
+        "base_model_relation": "quantized" if base_model else None,
         "tags": ["gguf", "imatrix", *(["conversational"] if template else [])],
     }
-    if fields["base_model"] is None:
-        del fields["base_model_relation"]
     return "\n".join(f"{key}: {json.dumps(value)}" for key, value in fields.items() if value is not None)
-
-
-def _repository(url: str | None) -> str | None:
-    return url.removeprefix("https://huggingface.co/") if url else None
 
 
 def _prompt(base: GGUF) -> str | None:

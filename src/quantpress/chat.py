@@ -8,7 +8,6 @@ endless loop nor `'a' * 10**10`. The date that a template may ask for is a fixed
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from quantpress.children import python_command
 from quantpress.errors import TextError
 
 __all__ = ["Conversation", "Template", "render"]
@@ -52,12 +52,11 @@ def render(template: Template, conversations: Sequence[Conversation], *, prompt:
     seconds = _SECONDS + _SECONDS_EACH * len(conversations)
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "quantpress.chat", str(int(2 * seconds) + 1)],
+            python_command("from quantpress.chat import main; main()", str(int(2 * seconds) + 1)),
             input=json.dumps(request).encode(),
             capture_output=True,
             timeout=seconds,
             check=False,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
         )
     except subprocess.TimeoutExpired:
         raise _refused(template, f"at most {seconds:.0f} seconds", "no end") from None
@@ -154,7 +153,3 @@ def main() -> None:
     _environment()  # its imports must not count against the limits
     _limit_resources(int(sys.argv[1]))
     json.dump(_render_all(request), sys.stdout)
-
-
-if __name__ == "__main__":
-    main()

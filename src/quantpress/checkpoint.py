@@ -114,7 +114,10 @@ def read(path: str | Path) -> Checkpoint:
     """
     folder = Path(os.path.abspath(path))  # a symbolic link keeps its name, which becomes the model's
     if not folder.is_dir():
-        raise CheckpointError(path, "checkpoint", expected="a folder with config.json and safetensors files")
+        found = "a file" if folder.exists() else "nothing there"
+        hint = "A GGUF file needs no conversion: use it as it is" if folder.suffix == ".gguf" else None
+        expected = "a folder with config.json and safetensors files"
+        raise CheckpointError(path, "checkpoint", expected=expected, found=found, hint=hint)
     if not (folder / "config.json").is_file():
         raise CheckpointError(path, "config.json", expected="a file", found="none")
     return Checkpoint(folder, _read_object(folder / "config.json"), _tensors(folder))

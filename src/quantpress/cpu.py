@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 __all__ = ["default_threads"]
 
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of cgroup v2: microseconds of CPU time in a period, or "max"; the period
+
 
 def default_threads() -> int:
-    """The processors that this process may run on (fewer than the machine has, in a container or under taskset)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The processors that this process may use: fewer than the machine has under taskset or a container's quota."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, _QUOTA.read_text().split())
+    except (OSError, ValueError):  # another system, or no quota
+        return available
+    return max(1, min(available, round(quota / period)))

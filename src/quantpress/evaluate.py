@@ -17,7 +17,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpress import _native, gguf
+from quantpress import _native
 from quantpress import text as texts
 from quantpress.engine import Engine, Scores
 from quantpress.errors import DiskFullError, InputError, OutputError
+from quantpress.gguf import GGUF
+from quantpress.model import check_threads, note_context, read_model
 from quantpress.progress import SILENT, Progress
 
-__all__ = ["Evaluation", "evaluate", "evaluations"]
+__all__ = ["Evaluation", "affordable_chunks", "evaluate", "evaluations"]
 
 SCRATCH_LIMIT = 20 * 10**9  # bytes
+_FEWEST_TOKENS = 4
+_OTHER_MODEL = "It is no quantized form of that model"
 
 Tokens = NDArray[np.int32]
 
@@ -64,9 +68,9 @@ class Evaluation:
 
 def evaluate(
     base: str | Path,
-    quants: Sequence[str | Path],
+    quants: texts.Paths,
     *,
-    text: Sequence[str | Path],
+    text: texts.Paths,
     context: int = 512,
     chunks: int | None = None,
     chat: bool = False,
@@ -85,9 +89,9 @@ def evaluate(
 
 def evaluations(
     base: str | Path,
-    quants: Sequence[str | Path],
+    quants: texts.Paths,
     *,
-    text: Sequence[str | Path],
+    text: texts.Paths,
     context: int = 512,
     chunks: int | None = None,
     chat: bool = False,
@@ -101,8 +105,8 @@ def evaluations(
 
     Args:
         base: the unquantized model, a GGUF file.
-        quants: GGUF files with the same vocabulary.
-        text: UTF-8 files; see `quantpress.text` for how they become windows.
+        quants: a GGUF file or several, of the same model; one that is `base` itself is not run again.
+        text: a UTF-8 file or several; see `quantpress.text` for how they become windows.
         context: tokens a window.
         chunks: use at most so many windows.
         chat: render the text through the base's chat template.
@@ -112,69 +116,118 @@ def evaluations(
         gpu_layers: layers to keep on a GPU.
         progress: told of every window, and of the scratch space.
 
-    Raises InputError for another vocabulary, a context under 4 or too small a limit, TextError for unusable text,
-    DiskFullError or OutputError for the scratch folder, EngineError where llama.cpp fails or predicts no distribution.
+    Raises GGUFError, InputError for a file of another model, an unusable setting or too small a limit, TextError for
+    unusable text, DiskFullError or OutputError for the scratch folder, EngineError where llama.cpp fails or predicts no
+    distribution.
     """
-    if context < 4:
-        raise InputError(None, "context", expected="at least 4 tokens", found=context)
-    _check_vocabularies(Path(base), [Path(quant) for quant in quants])
+    base, files = Path(base), texts.paths_of(quants)
+    _check_settings(context, threads, scratch_limit)
+    _check_models(base, files, context, progress)
+    others = [file for file in files if not file.samefile(base)]
     machine: dict[str, Any] = {"threads": threads, "gpu_layers": gpu_layers, "context": context}
     first = context // 2
     with _scratch_folder(scratch) as folder:
         distributions = folder / "distributions"
-        with Engine(Path(base), **machine) as engine:
-            windows = texts.chunks(engine, [Path(file) for file in text], context, limit=chunks, chat=chat)
-            if quants:
-                _reserve(folder, windows, first, engine.info.vocab, scratch_limit, progress)
-            recorded = engine.record(windows, first, distributions if quants else None)
+        with Engine(base, **machine) as engine:
+            windows = texts.chunks(engine, texts.paths_of(text), context, limit=chunks, chat=chat)
+            if others:
+                _reserve(folder, windows, engine.info.vocab, scratch_limit, progress)
+            recorded = engine.record(windows, first, distributions if others else None)
             own = _gather(recorded, base, windows, progress)
         yield _evaluation(base, own, own)
-        for quant in quants:
-            with Engine(Path(quant), **machine) as engine:
-                found = _gather(engine.score(windows, first, distributions), quant, windows, progress)
-            yield _evaluation(quant, found, own)
+        for file in files:
+            found = own
+            if file in others:
+                with Engine(file, **machine) as engine:
+                    found = _gather(engine.score(windows, first, distributions), file, windows, progress)
+            yield _evaluation(file, found, own)
 
 
-def _check_vocabularies(base: Path, quants: Sequence[Path]) -> None:
-    """Token ids must mean the same in all files; raises InputError."""
-    expected = _vocabulary(base)
+def affordable_chunks(vocab: int, context: int, limit: int) -> int:
+    """How many windows of `context` tokens have distributions that fit into `limit` bytes; raises InputError."""
+    _check_settings(context, None, limit)
+    return limit // _window_bytes(vocab, context)
+
+
+def _window_bytes(vocab: int, context: int) -> int:
+    """What the base's distributions of one window take."""
+    return (context - context // 2 - 1) * _native.packed_words(vocab) * np.dtype(np.uint16).itemsize
+
+
+def _check_settings(context: int, threads: int | None, scratch_limit: int | None) -> None:
+    if context < _FEWEST_TOKENS:
+        raise InputError(None, "context", expected=f"at least {_FEWEST_TOKENS} tokens", found=context)
+    check_threads(threads)
+    if scratch_limit is not None and scratch_limit < 0:
+        raise InputError(None, "scratch limit", expected="0 bytes or more", found=scratch_limit)
+
+
+def _check_models(base: Path, quants: Sequence[Path], context: int, progress: Progress) -> None:
+    """Raise InputError unless token ids mean the same in all files, and the tensors differ in nothing but type."""
+    with read_model(base) as model:
+        note_context(model, context, progress)
+    tokens, shapes = _tokens(model), _shapes(model)
     for quant in quants:
-        found = _vocabulary(quant)
-        if len(found) != len(expected):
-            sizes = {"expected": f"{len(expected):,} tokens, as in {base.name}", "found": f"{len(found):,} tokens"}
-            raise InputError(quant, "vocabulary", **sizes, hint="It is no quantized form of that model")
-        for i, (a, b) in enumerate(zip(expected, found, strict=True)):
-            if a != b:
-                sides = {"expected": f"token {i} to be {a!r}, as in {base.name}", "found": repr(b)}
-                raise InputError(quant, "vocabulary", **sides, hint="It is no quantized form of that model")
+        with read_model(quant) as model:
+            _check_tokens(tokens, _tokens(model), quant, base)
+            _check_shapes(shapes, _shapes(model), quant, base)
 
 
-def _vocabulary(path: Path) -> list[str]:
-    with gguf.read(path) as file:
-        return list(file.get("tokenizer.ggml.tokens", ()))
+def _tokens(model: GGUF) -> list[str]:
+    return list(model.get("tokenizer.ggml.tokens", ()))
+
+
+def _shapes(model: GGUF) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in model.tensors.items()}
+
+
+def _check_tokens(expected: list[str], found: list[str], quant: Path, base: Path) -> None:
+    if len(found) != len(expected):
+        sizes = {"expected": f"{len(expected):,} tokens, as in {base.name}", "found": f"{len(found):,} tokens"}
+        raise InputError(quant, "vocabulary", **sizes, hint=_OTHER_MODEL)
+    for i, (a, b) in enumerate(zip(expected, found, strict=True)):
+        if a != b:
+            sides = {"expected": f"token {i} to be {a!r}, as in {base.name}", "found": repr(b)}
+            raise InputError(quant, "vocabulary", **sides, hint=_OTHER_MODEL)
+
+
+def _check_shapes(
+    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], quant: Path, base: Path
+) -> None:
+    for name in expected | found:
+        a, b = (" × ".join(map(str, shapes.get(name, ["no such tensor"]))) for shapes in (expected, found))
+        if a != b:
+            raise InputError(quant, f"tensor {name}", expected=f"{a}, as in {base.name}", found=b, hint=_OTHER_MODEL)
 
 
 @contextmanager
 def _scratch_folder(parent: str | Path | None) -> Iterator[Path]:
-    """A new folder that goes away with all that is in it."""
-    try:
-        if parent is not None:
-            Path(parent).mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="quantpress-", dir=parent)
-    except OSError as error:
-        raise OutputError(f"{parent or tempfile.gettempdir()}: no scratch folder: {error.strerror}") from error
-    with folder as name:
+    """A new folder that goes away with all that is in it, as do the folders made for it."""
+    with ExitStack() as stack:
+        try:
+            if parent is not None:
+                stack.callback(_remove, [one for one in (Path(parent), *Path(parent).parents) if not one.exists()])
+                Path(parent).mkdir(parents=True, exist_ok=True)
+            name = stack.enter_context(tempfile.TemporaryDirectory(prefix="quantpress-", dir=parent))
+        except OSError as error:
+            raise OutputError(f"{parent or tempfile.gettempdir()}: no scratch folder: {error.strerror}") from error
         yield Path(name)
 
 
-def _reserve(folder: Path, windows: Tokens, first: int, vocab: int, limit: int | None, progress: Progress) -> None:
+def _remove(folders: Sequence[Path]) -> None:
+    """The innermost first; whatever somebody else uses by now stays."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _reserve(folder: Path, windows: Tokens, vocab: int, limit: int | None, progress: Progress) -> None:
     """Tell what the distributions will take; raises InputError above the limit, DiskFullError above the free space."""
     count, context = windows.shape
-    a_window = (context - first - 1) * _native.packed_words(vocab) * np.dtype(np.uint16).itemsize
-    needed = count * a_window
+    needed = count * _window_bytes(vocab, context)
     if limit is not None and needed > limit:
-        fit = limit // a_window
-        hint = f"{fit:,} chunks would fit" if fit else f"One chunk needs {a_window:,} bytes"
+        fit = affordable_chunks(vocab, context, limit)
+        hint = f"{fit:,} chunks would fit" if fit else f"One chunk needs {_window_bytes(vocab, context):,} bytes"
         found = f"{needed:,} bytes for {count:,} chunks"
         raise InputError(None, "scratch space", expected=f"at most {limit:,} bytes", found=found, hint=hint)
     free = shutil.disk_usage(folder).free

@@ -1,25 +1,33 @@
-"""Small files, written whole or not at all, and the hashes of files and values."""
+"""Files written whole or not at all, folders, hashes; and the system's errors as ours."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import OutputError
+from quantpress.errors import DiskFullError, InputError, OutputError
 
-__all__ = ["digest", "file_digest", "write_json", "write_text"]
+__all__ = ["digest", "file_digest", "make_folder", "output_errors", "write_json", "write_text"]
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
+    """SHA-256 of a file, hexadecimal; raises InputError if it cannot be read."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            found.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                found.update(block)
+    except OSError as error:
+        raise InputError(path, "file", expected="a readable one", found=error.strerror) from error
     return found.hexdigest()
 
 
@@ -28,23 +36,42 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all; raises OutputError."""
-    temporary = path.with_name(f".{path.name}.partial")
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; raises OutputError."""
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-        raise
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: the folder cannot be made: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def output_errors(path: Path, needed: int) -> Iterator[None]:
+    """Turn the system's errors in writing `needed` bytes to `path` into DiskFullError and OutputError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise DiskFullError(path, needed, shutil.disk_usage(path.parent).free) from error
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all; raises OutputError, DiskFullError."""
+    temporary = path.with_name(f".{path.name}.partial")
+    data = text.encode(errors="replace")
+    with output_errors(path, len(data)):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write an indented JSON file whole or not at all; raises OutputError."""
+    """Write an indented JSON file whole or not at all; raises OutputError, DiskFullError."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -66,9 +66,11 @@ def _histogram(tensors: list[Any]) -> dict[str, dict[str, int]]:
 
 
 def _shown(value: Any) -> Any:
-    """A metadata value as JSON; of a long array its head and its length."""
+    """A metadata value as JSON; of a long array its head and its length, of text that is no UTF-8 its bytes."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, str):
+        return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
     if isinstance(value, list) and len(value) > _SHOWN_ITEMS:
-        return {"length": len(value), "first": value[:_SHOWN_ITEMS]}
-    return value
+        return {"length": len(value), "first": _shown(value[:_SHOWN_ITEMS])}
+    return [_shown(item) for item in value] if isinstance(value, list) else value

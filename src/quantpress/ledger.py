@@ -1,7 +1,8 @@
 """What a release has made so far: the hash of every file and of what it was made from.
 
 A resumed run keeps a file only if both still match; so a changed setting, text or source redoes what depends on it,
-and a damaged file is made again.
+and a damaged file is made again. What an earlier run made and this one does not ask for is left where it is, but is
+no part of the release: it moves from `files` to `unlisted`, from where a later run may take it up again.
 """
 
 from __future__ import annotations
@@ -11,51 +12,85 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from quantpress.files import file_digest, write_json
+from quantpress.files import file_digest, make_folder, write_json
 
 __all__ = ["Ledger"]
 
-
-def _matches(file: Path, entry: dict[str, Any]) -> bool:
-    return file.is_file() and file.stat().st_size == entry["bytes"] and file_digest(file) == entry["sha256"]
+_ENTRY = {"bytes": int, "sha256": str, "source": str, "made_together": int}
 
 
 class Ledger:
-    """The files of a release folder, kept in its release.json under `files`; `facts` is what else that file says."""
+    """The files of a release folder, kept in its release.json; `facts` is what else that file says."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.folder = path.parent
+        self.path, self.folder = path, path.parent
         self.facts: dict[str, Any] = {}
-        self.files: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            try:
-                self.files = json.loads(path.read_text(encoding="utf-8"))["files"]
-            except (ValueError, KeyError, TypeError):
-                self.files = {}  # a damaged ledger vouches for nothing: all is made again
-        self.files = {key: entry for key, entry in self.files.items() if (self.folder / key).is_file()}
+        self.entries = {key: entry for key, entry in _read(path).items() if (self.folder / key).is_file()}
+        self.listed: set[str] = set()
 
     def kept(self, source: str) -> list[Path]:
         """The files that were made from `source` (a digest), if all of them are still what was made; else none."""
-        entries = {key: entry for key, entry in self.files.items() if entry["source"] == source}
+        entries = {key: entry for key, entry in self.entries.items() if entry["source"] == source}
         whole = all(entry["made_together"] == len(entries) for entry in entries.values())
-        files = [self.folder / key for key in sorted(entries)]
-        return files if whole and all(_matches(file, self.files[self._key(file)]) for file in files) else []
+        if not whole or not all(self._matches(key) for key in entries):
+            return []
+        self.listed.update(entries)
+        return [self.folder / key for key in sorted(entries)]
 
     def record(self, files: Sequence[Path], source: str) -> None:
         """Enter files that were just made from `source`, and save."""
         for file in files:
             content = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-            self.files[self._key(file)] = {**content, "source": source, "made_together": len(files)}
+            self.entries[self._key(file)] = {**content, "source": source, "made_together": len(files)}
+            self.listed.add(self._key(file))
         self.save()
+
+    def moved(self, files: Sequence[Path], folder: Path) -> list[Path]:
+        """Put kept files into a folder of the release, if they are not there yet; returns where they are now."""
+        targets = [folder / file.name for file in files]
+        for file, target in zip(files, targets, strict=True):
+            if file == target:
+                continue
+            make_folder(folder)
+            file.replace(target)
+            self.entries[self._key(target)] = self.entries.pop(self._key(file))
+            self.listed = self.listed - {self._key(file)} | {self._key(target)}
+        return targets
 
     def sha256(self, file: Path) -> str:
         """The recorded hash of a file that is kept or was just made."""
-        return str(self.files[self._key(file)]["sha256"])
+        return str(self.entries[self._key(file)]["sha256"])
+
+    @property
+    def unlisted(self) -> list[Path]:
+        """What earlier runs made that is no part of this release."""
+        return [self.folder / key for key in sorted(self.entries.keys() - self.listed)]
 
     def save(self) -> None:
         """Write release.json."""
-        write_json(self.path, {**self.facts, "files": dict(sorted(self.files.items()))})
+        entries = sorted(self.entries.items())
+        files = {key: entry for key, entry in entries if key in self.listed}
+        unlisted = {key: entry for key, entry in entries if key not in self.listed}
+        write_json(self.path, {**self.facts, "files": files, "unlisted": unlisted})
+
+    def _matches(self, key: str) -> bool:
+        file, entry = self.folder / key, self.entries[key]
+        return file.is_file() and file.stat().st_size == entry["bytes"] and file_digest(file) == entry["sha256"]
 
     def _key(self, file: Path) -> str:
         return file.relative_to(self.folder).as_posix()
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """The entries of a release.json; a damaged one vouches for nothing, and everything is made again."""
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    groups = [saved.get(group) for group in ("files", "unlisted")] if isinstance(saved, dict) else []
+    entries = [item for group in groups if isinstance(group, dict) for item in group.items()]
+    return {key: entry for key, entry in entries if _valid(entry)}
+
+
+def _valid(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(field), kind) for field, kind in _ENTRY.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -22,15 +24,24 @@ _LABEL = re.compile(rf"(UD-)?({'|'.join(_LABELS)})(_[A-Z]+)?")
 
 
 def model_name(path: str | Path) -> str:
-    """The model's name: a folder's, or a GGUF file's without part number and float type."""
-    path = Path(path).resolve()
+    """The model's name: a folder's, or a GGUF file's without part number and float type.
+
+    A link's own name counts, not its target's: in a Hugging Face cache that is a hash.
+    """
+    path = Path(os.path.abspath(path))
     stem = path.stem if path.suffix == ".gguf" else path.name
     return _FLOAT.sub("", _PART.sub("", stem))
 
 
 def variant_file(folder: str | Path, model: str, variant: str) -> Path:
-    """Where the variant of a model is written: `folder/model-variant.gguf`, odd characters of a variant as dashes."""
-    return Path(folder) / f"{model}-{_ODD.sub('-', variant).strip('-.')}.gguf"
+    """Where the variant of a model is written: `folder/model-variant.gguf`.
+
+    Settings of a variant (`MP:top=Q4_K,rest=IQ3_S`) become a number that stands for them: spelled out, the last of
+    their types would be read as the whole file's.
+    """
+    head, colon, settings = variant.partition(":")
+    number = int(hashlib.sha256(settings.encode()).hexdigest(), 16) % 10**6
+    return Path(folder) / f"{model}-{_ODD.sub('-', f'{head}-{number:06d}' if colon else head)}.gguf"
 
 
 def part_files(first: str | Path) -> list[Path]:

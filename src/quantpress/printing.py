@@ -7,14 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import Console
-from rich.table import Table
-
-from quantpress.evaluate import Evaluation
-from quantpress.imatrix import Audit
-from quantpress.plan import Plan
+if TYPE_CHECKING:
+    from quantpress.evaluate import Evaluation
+    from quantpress.imatrix import Audit
+    from quantpress.plan import Plan
 
 __all__ = ["evaluations", "imatrix", "info", "inspection", "json_or", "paths", "plan"]
 
@@ -27,7 +25,7 @@ def json_or(show: Callable[[Result], None], result: Result, as_json: bool) -> No
     if not as_json:
         show(result)
         return
-    print(json.dumps(_plain(result), indent=2, ensure_ascii=False))
+    print(json.dumps(_plain(result), indent=2))
 
 
 def _plain(result: Any) -> Any:
@@ -39,20 +37,27 @@ def _plain(result: Any) -> Any:
 
 
 def _print(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table: the first column to the left, numbers to the right."""
+    """A table: the first column to the left, numbers to the right. Cells are text that anyone wrote: never markup."""
+    from rich.console import Console  # here, because it takes a while and not every command prints a table
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(columns):
         numbers = rows and isinstance(rows[0][i], int | float)
         table.add_column(column, justify="right" if numbers else "left", no_wrap=i == 0)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(markup=False, emoji=False, highlight=False, width=width).print(table)
 
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e-3 else f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = str(value)
+    return text if text.isprintable() else repr(text)  # a line break or an escape sequence
 
 
 def paths(found: Sequence[Path], as_json: bool) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from pathlib import Path
 from quantpress import gguf
 from quantpress.cpu import default_threads
 from quantpress.encoding import Bytes, Encoder, Tile, encode_tile, encoder_named
-from quantpress.errors import DiskFullError, InputError, OutputError, PlanError
+from quantpress.errors import DiskFullError, InputError, PlanError
+from quantpress.files import make_folder
 from quantpress.floats import Floats
 from quantpress.formats import TensorType
 from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer
@@ -66,7 +67,8 @@ def quantize(
 
     Args:
         model: a GGUF file in BF16, F16 or F32, or the first part of a split one.
-        out: a folder, made if missing. Files of the same names are replaced once the new ones are complete.
+        out: a folder, made if missing. Files of the same names are replaced once the new ones are complete; the model
+            itself is not.
         types: names of recipes, see `recipes.RECIPES`.
         plans: plans of this model or their `plan.json` files.
         imatrix: an importance matrix of this model.
@@ -79,16 +81,14 @@ def quantize(
         progress: counts weights of the source.
 
     Raises:
-        PlanError: an unknown recipe, nothing to do, a quantized source, or a type that needs an importance matrix where
-            there is none. ImatrixError: it is of another model. GGUFError, InputError: the source is malformed, or a
-            weight is NaN or infinite. DiskFullError (before anything is written, for all the files together),
-            OutputError.
+        PlanError: an unknown recipe, nothing to do, a quantized source, a file in place of the source, or a type that
+            needs an importance matrix where there is none. ImatrixError: it is of another model. GGUFError, InputError:
+            the source is malformed, or a weight is NaN or infinite. DiskFullError (before anything is written, for all
+            the files together), OutputError.
     """
     coder, workers = encoder_named(encoder), _checked_threads(threads)
-    importance = read_imatrix(imatrix) if imatrix is not None else None
     with gguf.read(model) as source:
-        if importance is not None:
-            check_model(importance, source)
+        importance = _importance(source, imatrix)
         asked = _planned(source, types, plans, importance, extra, progress)
         planned = [one for index, one in enumerate(asked) if one not in asked[:index]]
         for one in planned:
@@ -96,10 +96,7 @@ def quantize(
             _check_source(source, one, allow_requantize)
         _note_uncovered(planned, importance, progress)
         outputs = _outputs(source, Path(out), planned, importance, split_bytes, extra)
-        with ExitStack() as stack:
-            for writer in outputs:
-                stack.enter_context(writer)
-            _check_space(Path(out), outputs)
+        with _open(outputs, Path(out)):
             _run(source, _tasks(source, planned, outputs, importance), encoder, workers, progress)
         return [outputs[planned.index(one)].paths[0] for one in asked]
 
@@ -108,6 +105,15 @@ def _checked_threads(threads: int | None) -> int:
     if threads is not None and threads < 1:
         raise PlanError(None, "threads", expected="at least 1", found=threads)
     return threads or default_threads()
+
+
+def _importance(source: GGUF, imatrix: str | Path | None) -> Imatrix | None:
+    """The importance matrix, which is this model's."""
+    if imatrix is None:
+        return None
+    found = read_imatrix(imatrix)
+    check_model(found, source)
+    return found
 
 
 def _planned(
@@ -154,7 +160,7 @@ def _check_source(source: GGUF, one: Plan, allow_requantize: bool) -> None:
         if type is found:
             continue
         if found.quantized and not allow_requantize:
-            hint = "Start from the BF16, F16 or F32 file: quantizing twice adds the errors up"
+            hint = "Start from the float file: quantizing twice adds the errors up. --allow-requantize does it"
             raise PlanError(source.path, f"tensor {name}", expected="a float type", found=found.name, hint=hint)
 
 
@@ -177,7 +183,7 @@ def _outputs(
     split_bytes: int | None,
     extra: Extra,
 ) -> list[Writer]:
-    """A writer a plan, not entered; folders are made."""
+    """A writer a plan, not open; folders are made."""
     info = importance.info if importance is not None else None
     writers: dict[Path, Writer] = {}
     for one in planned:
@@ -189,16 +195,30 @@ def _outputs(
         writer = Writer(path, metadata, specs, split_bytes)
         if len(writer.paths) > 1:  # a folder for the parts, as people publish them
             writer = Writer(path.with_suffix("") / path.name, metadata, specs, split_bytes)
+        _check_place(source, writer)
         writers[path] = writer
-        _make_folder(writer.paths[0].parent)
+    for writer in writers.values():
+        make_folder(writer.paths[0].parent)
     return list(writers.values())
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: the folder cannot be made: {error.strerror}") from error
+def _check_place(source: GGUF, writer: Writer) -> None:
+    """Raise PlanError where a file of ours, with metadata of our own, would replace the user's."""
+    sources = {path.resolve() for path in source.paths}
+    for path in writer.paths:
+        if path.resolve() in sources:
+            hint = "Choose another folder"
+            raise PlanError(path, "output", expected="another file than the source", found="the source", hint=hint)
+
+
+@contextmanager
+def _open(writers: Sequence[Writer], out: Path) -> Iterator[None]:
+    """All the files or, after an error, none."""
+    with ExitStack() as stack:
+        for writer in writers:
+            stack.enter_context(writer)
+        _check_space(out, writers)
+        yield
 
 
 def _check_space(out: Path, writers: Sequence[Writer]) -> None:

@@ -8,49 +8,41 @@ follows an interrupted one, or has another setting, makes only what is missing o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from quantpress.card import write_card
-from quantpress.convert import convert
-from quantpress.engine import Engine, about
-from quantpress.errors import InputError, OutputError, TextError
-from quantpress.evaluate import evaluations
-from quantpress.files import digest, file_digest
-from quantpress.gguf import read
+from quantpress.encoding import encoder_named
+from quantpress.engine import about
+from quantpress.errors import DiskFullError, InputError, OutputError, PlanError
+from quantpress.evaluate import SCRATCH_LIMIT, affordable_chunks, evaluations
+from quantpress.files import digest, make_folder
+from quantpress.gguf import Metadata, Value, read
 from quantpress.imatrix import imatrix
+from quantpress.imatrix import read as read_imatrix
+from quantpress.inputs import Base, Text, base_of, check_text, text_of
 from quantpress.ledger import Ledger
+from quantpress.metadata import ImatrixInfo
 from quantpress.names import model_name, part_files, variant_file
 from quantpress.plan import Plan, plan
 from quantpress.progress import SILENT, Progress
 from quantpress.quantize import quantize
 from quantpress.recipes import recipe
 from quantpress.results import BASE, Results
-from quantpress.selftext import write_samples
 
 __all__ = ["CARD_VARIANTS", "release"]
 
 # The release card's list, and the mixed-precision card's recipe.
-CARD_VARIANTS = (
-    *("BF16", "Q8_0", "Q6_K_L", "Q6_K", "Q5_K_L", "Q5_K_M", "Q5_K_S", "Q4_K_L", "Q4_1", "Q4_K_M", "Q3_K_XL", "Q4_K_S"),
-    *(
-        "Q4_0",
-        "IQ4_NL",
-        "IQ4_XS",
-        "Q3_K_L",
-        "Q3_K_M",
-        "IQ3_M",
-        "Q3_K_S",
-        "Q2_K_L",
-        "IQ3_XS",
-        "Q2_K",
-        "IQ3_XXS",
-        "IQ2_M",
-    ),
-    "MP",
+CARD_VARIANTS = tuple(
+    "BF16 Q8_0 Q6_K_L Q6_K Q5_K_L Q5_K_M Q5_K_S Q4_K_L Q4_1 Q4_K_M Q3_K_XL Q4_K_S Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M "
+    "IQ3_M Q3_K_S Q2_K_L IQ3_XS Q2_K IQ3_XXS IQ2_M MP".split()
 )
 
 
@@ -67,40 +59,42 @@ class Settings:
     evaluation_chunks: int
     seed: int
     split_bytes: int
+    repository: str | None
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What every step is given: how, on what machine, and what is made already."""
+    """What every step is given: how, on what machine (threads, gpu_layers, progress), and what is made already."""
 
     settings: Settings
-    threads: int | None
-    gpu_layers: int
+    machine: dict[str, Any]
     ledger: Ledger
-    progress: Progress
 
     @property
     def folder(self) -> Path:
         return self.ledger.folder
 
     @property
-    def machine(self) -> dict[str, Any]:
-        return {"threads": self.threads, "gpu_layers": self.gpu_layers, "progress": self.progress}
+    def extra(self) -> Metadata:
+        """What the files say of where they are published."""
+        url = f"https://huggingface.co/{self.settings.repository}"
+        return {"general.repo_url": Value.string(url)} if self.settings.repository else {}
+
+    def file(self, base: Base, variant: str) -> Path:
+        return variant_file(self.folder, model_name(base.path), variant)
+
+    def made_from(self, step: str, *sources: Any) -> str:
+        """A digest of what a file is made from; with the versions, so that a better encoder makes a new one."""
+        engine = [self.ledger.facts["engine"], self.machine["gpu_layers"]]
+        return digest([step, self.ledger.facts["quantpress"], engine, *sources])
 
 
 @dataclass(frozen=True)
-class _Text:
-    """Text files, who wrote them, and their hashes."""
+class _Variant:
+    """A recipe's plan for the model, and its file or the parts of it."""
 
-    files: tuple[Path, ...]
-    by_model: bool
-    sha256: dict[str, str]
-
-    @property
-    def description(self) -> str:
-        return (
-            "text that the model wrote itself" if self.by_model else ", ".join(f"`{file.name}`" for file in self.files)
-        )
+    plan: Plan
+    parts: tuple[Path, ...]
 
 
 def release(
@@ -119,6 +113,7 @@ def release(
     seed: int = 0,
     split_bytes: int = 50 * 10**9,
     repository: str | None = None,
+    base_model: str | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
     progress: Progress = SILENT,
@@ -131,15 +126,16 @@ def release(
         variants: recipe names, see `recipes.RECIPES`.
         calibration: text files for the imatrix; without them the model writes its own.
         evaluation: text files to measure on; without them the model writes others.
-        calibration_tokens: about so many tokens it writes to calibrate on.
-        evaluation_tokens: about so many tokens it writes to measure on.
         chat: render given text through the model's chat template.
         encoder: who encodes the weights.
         context: tokens a window, for the imatrix and for the measurements.
-        evaluation_chunks: measure on at most so many windows.
+        calibration_tokens: about so many tokens it writes to calibrate on.
+        evaluation_tokens: about so many tokens it writes to measure on.
+        evaluation_chunks: measure on at most so many windows (and no more than 20 GB of scratch space hold).
         seed: of the text that the model writes.
         split_bytes: larger files are split in parts of at most this size.
-        repository: `user/name` on the Hub, for the card's commands.
+        repository: `user/name` of the release on the Hub, for the card's commands and the files' metadata.
+        base_model: `user/name` of the checkpoint on the Hub, for the card.
         threads: CPU threads, default all cores.
         gpu_layers: layers to keep on a GPU, -1 for all.
         progress: told of every step.
@@ -148,150 +144,185 @@ def release(
     """
     names = tuple(dict.fromkeys(recipe(variant).name for variant in variants))
     sampled = calibration_tokens, evaluation_tokens, evaluation_chunks
-    settings = Settings(names, chat, encoder, context, *sampled, seed, split_bytes)
-    _make_folder(Path(out) / "work")
-    run = _Run(settings, threads, gpu_layers, Ledger(Path(out) / "release.json"), progress)
-    facts = run.ledger.facts = {"version": 1, "quantpress": version("quantpress"), "engine": about()}
-    facts["settings"] = asdict(settings)
+    settings = Settings(names, chat, encoder, context, *sampled, seed, split_bytes, repository)
+    _check(settings, bool(calibration or evaluation))
+    machine = {"threads": threads, "gpu_layers": gpu_layers, "progress": progress}
+    with _folder(Path(os.path.abspath(out))) as folder:
+        run = _Run(settings, machine, Ledger(folder / "release.json"))
+        given = {"calibration": calibration, "evaluation": evaluation}
+        return _release(run, Path(os.path.abspath(source)), given, base_model)
 
-    base = _base(Path(source), run)
+
+def _release(run: _Run, source: Path, given: Mapping[str, Sequence[str | Path]], base_model: str | None) -> Path:
+    settings, ledger, progress = run.settings, run.ledger, run.machine["progress"]
+    facts = ledger.facts = {"version": 1, "quantpress": version("quantpress"), "engine": about()}
+    facts["settings"] = asdict(settings)
+    base = base_of(source, ledger, settings.variants, settings.split_bytes, progress)
+    for purpose, files in given.items():
+        check_text(purpose, files, base, settings.context, settings.chat)
+    plans = _plans(run, base, given["calibration"])
+    tokens = {"calibration": settings.calibration_tokens, "evaluation": settings.evaluation_tokens}
     texts = {
-        "calibration": _text(run, base, "calibration", calibration, calibration_tokens),
-        "evaluation": _text(run, base, "evaluation", evaluation, evaluation_tokens),
+        purpose: text_of(purpose, files, base, ledger, tokens[purpose], settings.seed, run.machine)
+        for purpose, files in given.items()
     }
-    facts["texts"] = {purpose: {"by_model": text.by_model, "sha256": text.sha256} for purpose, text in texts.items()}
+    facts["texts"] = {purpose: asdict(replace(text, files=())) for purpose, text in texts.items()}
     importance = _importance(run, base, texts["calibration"])
-    files = _files(run, base, importance)
-    results = _describe(run, base, files, _measure(run, base, files, texts["evaluation"]))
+    variants = _variants(run, base, importance, plans)
+    results = _describe(run, base, variants, _measure(run, base, variants, texts["evaluation"]))
     words = {f"{purpose}_text": text.description for purpose, text in texts.items()}
-    with read(base) as model:
-        page = write_card(run.folder, results, facts, model, imatrix=importance.name, repository=repository, **words)
-    run.ledger.record([page, run.folder / "results.json"], digest(["page", results]))
+    with read(base.path) as model:
+        page = write_card(run.folder, results, facts, model, imatrix=importance.name, base_model=base_model, **words)
+    ledger.record([page, run.folder / "results.json"], digest(["page", results]))
+    if ledger.unlisted:
+        left = ", ".join(file.relative_to(run.folder).as_posix() for file in ledger.unlisted)
+        progress.note(f"made by earlier runs, no part of this release, left in its folder: {left}")
     return page
 
 
-def _make_folder(folder: Path) -> None:
+def _check(settings: Settings, given_text: bool) -> None:
+    """What can be wrong with the settings, before any work."""
+    encoder_named(settings.encoder)
+    if not settings.variants:
+        raise PlanError(None, "variants", expected="at least one recipe", found="none")
+    if settings.chat and not given_text:
+        hint = "The model's own text is not rendered. Give --calibration FILE or --evaluation FILE"
+        raise InputError(None, "chat", expected="text to render", found="none", hint=hint)
+    least = {"context": 32, "calibration_tokens": 1, "evaluation_tokens": 1, "evaluation_chunks": 1, "split_bytes": 1}
+    for name, value in least.items():
+        if getattr(settings, name) < value:
+            raise InputError(None, name, expected=f"at least {value}", found=getattr(settings, name))
+
+
+@contextlib.contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """The release folder, for this run alone, without what a killed run may have left half-written."""
+    make_folder(out / "work")
+    lock = os.open(out / "work", os.O_RDONLY)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for pattern in (".*.partial", "*/.*.partial", "work/quantpress-*"):
+            for left in out.glob(pattern):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield out
+    except BlockingIOError:
+        raise OutputError(f"{out}: another run is at work in this folder. Wait for it or choose another") from None
+    finally:
+        os.close(lock)
 
 
-def _base(source: Path, run: _Run) -> Path:
-    """The float GGUF that everything is made from and measured against; converted unless it is one."""
-    if source.is_file():
-        run.ledger.facts["source"] = {"path": source.name, "sha256": file_digest(source)}
-        return source
-    if not source.is_dir():
-        raise InputError(source, "source", expected="a checkpoint folder or a GGUF file", found="nothing there")
-    base = variant_file(run.folder, model_name(source), "BF16")
-    hashes = {file.name: file_digest(file) for file in sorted(source.iterdir()) if file.is_file()}
-    origin = run.ledger.facts["source"] = {"path": source.resolve().name, "sha256": hashes}
-    made_from = digest(["base", origin])
-    if not run.ledger.kept(made_from):
-        convert(source, base, progress=run.progress)
-        run.ledger.record([base], made_from)
-    return base
+def _plans(run: _Run, base: Base, calibration: Sequence[str | Path]) -> dict[str, Plan]:
+    """A plan a variant; raises DiskFullError if the disk has no room for what is not there yet.
+
+    Made before the importance matrix: that there will be one decides the types, and its name the size.
+    """
+    file = run.file(base, "imatrix").name
+    info = ImatrixInfo(file, Path(calibration[0]).name if calibration else "calibration.txt", entries=0, chunks=1)
+    with read(base.path) as model:
+        facts: dict[str, Any] = {"imatrix": info, "extra": run.extra, "progress": run.machine["progress"]}
+        plans = {name: plan(model, type=name, **facts) for name in run.settings.variants}
+    needed = sum(found.bytes for name, found in plans.items() if not run.file(base, name).exists())
+    free = shutil.disk_usage(run.folder).free
+    if needed > free:
+        raise DiskFullError(run.folder, needed, free)
+    return plans
 
 
-def _text(run: _Run, base: Path, purpose: str, files: Sequence[str | Path], tokens: int) -> _Text:
-    """The given files, or one that the model writes."""
-    if files:
-        given = tuple(Path(file) for file in files)
-        for file in given:
-            if not file.is_file():
-                raise TextError(file, purpose, expected="a text file", found="none there")
-        return _Text(given, False, {file.name: file_digest(file) for file in given})
-    written = run.folder / "work" / f"{purpose}.txt"
-    made_from = digest([purpose, run.ledger.facts["source"], run.ledger.facts["engine"], tokens, run.settings.seed])
-    if not run.ledger.kept(made_from):
-        with Engine(base, threads=run.threads, gpu_layers=run.gpu_layers) as engine:
-            write_samples(engine, written, purpose, tokens, run.settings.seed, run.progress)
-        run.ledger.record([written], made_from)
-    return _Text((written,), True, {written.name: run.ledger.sha256(written)})
-
-
-def _importance(run: _Run, base: Path, text: _Text) -> Path:
+def _importance(run: _Run, base: Base, text: Text) -> Path:
     """The importance matrix of the base for the calibration text."""
-    path = variant_file(run.folder, model_name(base), "imatrix")
+    path = run.file(base, "imatrix")
     chat = run.settings.chat and not text.by_model
-    engine = run.ledger.facts["engine"]
-    made_from = digest(["imatrix", run.ledger.facts["source"], engine, text.sha256, run.settings.context, chat])
+    settings: dict[str, Any] = {"context": run.settings.context, "chat": chat}
+    made_from = run.made_from("imatrix", base.sha256, text.sha256, settings)
     if not run.ledger.kept(made_from):
-        imatrix(base, text=text.files, out=path, context=run.settings.context, chat=chat, **run.machine)
+        imatrix(base.path, text=text.files, out=path, **settings, **run.machine)
         run.ledger.record([path], made_from)
     return path
 
 
-def _files(run: _Run, base: Path, importance: Path) -> dict[str, tuple[Plan, list[Path]]]:
-    """Variant to its plan and its file (or its parts); those that are missing are made in one pass."""
-    made: dict[str, tuple[Plan, list[Path]]] = {}
+def _variants(run: _Run, base: Base, importance: Path, plans: Mapping[str, Plan]) -> dict[str, _Variant]:
+    """Every variant's files; those that are missing are made in one pass."""
+    info = read_imatrix(importance).info
+    found: dict[str, _Variant] = {}
     missing: dict[str, tuple[Plan, str]] = {}
-    for name in run.settings.variants:
-        found = plan(base, type=name, imatrix=importance, progress=run.progress)
-        path = variant_file(run.folder, model_name(base), name)
-        found.write(run.folder / "work" / path.with_suffix(".plan.json").name)
-        how = [run.ledger.sha256(importance), found.to_json(), run.settings.encoder, run.settings.split_bytes]
-        made_from = digest([name, run.ledger.facts["source"], *how])
-        if path.resolve() == base.resolve():
-            made[name] = (found, [base])
+    for name, provisional in plans.items():
+        final = replace(provisional, imatrix=info)
+        _write_plan(run, base, name, final)
+        how = [run.settings.encoder, run.settings.split_bytes, run.settings.repository]
+        made_from = run.made_from(name, base.sha256, run.ledger.sha256(importance), final.to_json(), how)
+        if name == "BF16" and base.published:
+            found[name] = _Variant(final, base.parts)
         elif kept := run.ledger.kept(made_from):
-            made[name] = (found, kept)
+            found[name] = _Variant(final, tuple(kept))
         else:
-            missing[name] = (found, made_from)
+            missing[name] = (final, made_from)
     if missing:
-        plans = [found for found, _ in missing.values()]
-        outputs = quantize(
-            base,
-            plans=plans,
-            imatrix=importance,
-            out=run.folder,
-            encoder=run.settings.encoder,
-            split_bytes=run.settings.split_bytes,
-            threads=run.threads,
-            progress=run.progress,
-        )
-        for (name, (found, made_from)), first in zip(missing.items(), outputs, strict=True):
-            made[name] = (found, part_files(first))
-            run.ledger.record(made[name][1], made_from)
-    return {name: made[name] for name in run.settings.variants}
+        (run.folder / "README.md").unlink(missing_ok=True)  # it describes what is about to be replaced
+        for (name, (final, made_from)), first in zip(
+            missing.items(), _quantize(run, base, importance, missing), strict=True
+        ):
+            found[name] = _Variant(final, tuple(part_files(first)))
+            run.ledger.record(found[name].parts, made_from)
+    return {name: found[name] for name in plans}
 
 
-def _measure(run: _Run, base: Path, files: Mapping[str, tuple[Plan, list[Path]]], text: _Text) -> Results:
+def _write_plan(run: _Run, base: Base, name: str, final: Plan) -> None:
+    path = run.folder / "work" / run.file(base, name).with_suffix(".plan.json").name
+    made_from = digest(["plan", name, final.to_json()])
+    if not run.ledger.kept(made_from):
+        final.write(path)
+        run.ledger.record([path, path.with_suffix(".tensor_types.txt")], made_from)
+
+
+def _quantize(run: _Run, base: Base, importance: Path, missing: Mapping[str, tuple[Plan, str]]) -> list[Path]:
+    return quantize(
+        base.path,
+        plans=[final for final, _ in missing.values()],
+        imatrix=importance,
+        out=run.folder,
+        encoder=run.settings.encoder,
+        split_bytes=run.settings.split_bytes,
+        extra=run.extra,
+        threads=run.machine["threads"],
+        progress=run.machine["progress"],
+    )
+
+
+def _measure(run: _Run, base: Base, variants: Mapping[str, _Variant], text: Text) -> Results:
     """Perplexity and divergence of every file whose bytes have not been measured on this text."""
-    chat = run.settings.chat and not text.by_model
-    settings: dict[str, Any] = {"context": run.settings.context, "chunks": run.settings.evaluation_chunks, "chat": chat}
-    results = Results(run.folder / "results.json", digest([text.sha256, settings, run.ledger.facts["engine"]]))
-    paths = {BASE: [base], **{name: parts for name, (_, parts) in files.items()}}
-    hashes = {name: [_sha256(run, base, part) for part in parts] for name, parts in paths.items()}
-    missing = [name for name in files if not results.keeps(name, hashes[name])]
-    if missing or not results.keeps(BASE, hashes[BASE]):
-        others = [name for name in missing if paths[name] != [base]]
-        quants = [paths[name][0] for name in others]
-        measured = evaluations(base, quants, text=text.files, **settings, **run.machine)
+    with read(base.path) as model:
+        affordable = affordable_chunks(len(model.get("tokenizer.ggml.tokens", ())), run.settings.context, SCRATCH_LIMIT)
+    settings: dict[str, Any] = {
+        "context": run.settings.context,
+        "chunks": min(run.settings.evaluation_chunks, affordable),
+        "chat": run.settings.chat and not text.by_model,
+    }
+    results = Results(run.folder / "results.json", run.made_from("results", base.sha256, text.sha256, settings))
+    hashes = {name: [run.ledger.sha256(part) for part in found.parts] for name, found in variants.items()}
+    missing = [name for name in variants if not results.keeps(name, hashes[name])]
+    others = [name for name in missing if variants[name].parts != base.parts]
+    if others or not results.keeps(BASE, base.sha256):
+        quants = [variants[name].parts[0] for name in others]
+        scratch = run.folder / "work"
+        measured = evaluations(base.path, quants, text=text.files, scratch=scratch, **settings, **run.machine)
         for name, found in zip([BASE, *others], measured, strict=True):
-            results.enter(name, found.to_dict(), hashes[name])
+            results.enter(name, found.to_dict(), base.sha256 if name == BASE else hashes[name])
     for name in missing:
-        if paths[name] == [base]:
+        if variants[name].parts == base.parts:
             results.enter(name, results.rows[BASE], hashes[name])
     return results
 
 
-def _sha256(run: _Run, base: Path, file: Path) -> str:
-    source: str | dict[str, str] = run.ledger.facts["source"]["sha256"]
-    return source if file == base and isinstance(source, str) else run.ledger.sha256(file)
-
-
-def _describe(run: _Run, base: Path, files: Mapping[str, tuple[Plan, list[Path]]], results: Results) -> dict[str, Any]:
+def _describe(run: _Run, base: Base, variants: Mapping[str, _Variant], results: Results) -> dict[str, Any]:
     """Complete results.json with what a file is, beside how good it is."""
-    for name, (found, parts) in files.items():
+    for name, found in variants.items():
         results.rows[name] |= {
             "variant": name,
-            "file": parts[0].relative_to(run.folder).as_posix(),
-            "split": len(parts) > 1,
-            "bytes": sum(part.stat().st_size for part in parts),
-            "bits_per_weight": found.bits_per_weight,
+            "file": found.parts[0].relative_to(run.folder).as_posix(),
+            "split": len(found.parts) > 1,
+            "bytes": sum(part.stat().st_size for part in found.parts),
+            "bits_per_weight": found.plan.bits_per_weight,
         }
-    results.rows[BASE]["file"] = base.name
-    results.facts = {"model": model_name(base), "context": run.settings.context}
-    return results.save([BASE, *files])
+    results.rows[BASE]["file"] = base.path.name
+    results.facts = {"model": model_name(base.path), "context": run.settings.context}
+    return results.save([BASE, *variants])

@@ -28,6 +28,7 @@ __all__ = ["MAX_HEADER_BYTES", "StoredTensor", "read_safetensors"]
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 8
+_TRUNCATED = "The file is truncated, as an unfinished download is: fetch it again"
 
 _BITS = MappingProxyType(
     {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
@@ -103,12 +104,13 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 def _header_length(path: Path, prefix: bytes, size: int) -> int:
     if len(prefix) < 8:
-        raise CheckpointError(path, "header length", expected="8 bytes", found=f"a file of {size}")
+        raise CheckpointError(path, "header length", expected="8 bytes", found=f"a file of {size}", hint=_TRUNCATED)
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES:
         raise CheckpointError(path, "header length", expected=f"at most {MAX_HEADER_BYTES:,}", found=f"{length:,}")
     if length > size - 8:
-        raise CheckpointError(path, "header length", expected=f"within the file of {size:,} bytes", found=f"{length:,}")
+        expected = f"within the file of {size:,} bytes"
+        raise CheckpointError(path, "header length", expected=expected, found=f"{length:,}", hint=_TRUNCATED)
     return length
 
 
@@ -149,7 +151,8 @@ def _entry(path: Path, name: str, entry: object, available: int) -> tuple[int, i
         raise CheckpointError(path, f"{name}: data_offsets", expected="[start, end]", found=repr(offsets)[:60])
     start, end = offsets
     if end > available:
-        raise CheckpointError(path, f"{name}: end of data", expected=f"at most {available:,}", found=f"{end:,}")
+        expected = f"at most {available:,}"
+        raise CheckpointError(path, f"{name}: end of data", expected=expected, found=f"{end:,}", hint=_TRUNCATED)
     needed = -(-math.prod(shape) * bits // 8)
     if end - start != needed:
         expected = f"{needed:,} bytes for {entry['dtype']} {shape}"

@@ -1,7 +1,7 @@
 """Text that the model writes itself, where the user has no corpus: for a fine-tune it is the text that it knows best.
 
-Samples from the bare model: BOS, temperature 1, a fixed seed, llama.cpp's sampler. Calibration and evaluation draw
-with seeds that are `_APART` apart, so no sample serves both.
+Samples from the bare model: BOS, temperature 1, a fixed seed, llama.cpp's sampler. Calibration and evaluation have
+seeds of their own, so no sample serves both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def write_samples(engine: Engine, out: Path, purpose: str, tokens: int, seed: in
 
     Raises EngineError, OutputError.
     """
-    length = min(_LENGTH, engine.info.context - 1)
+    length = min(_LENGTH, engine.info.context)
     samples = {}
     with progress.task(f"{purpose} text by the model itself", tokens, "tokens") as advance:
         for index, sample in engine.sample(tokens, length=length, seed=seed + _APART * PURPOSES.index(purpose)):

@@ -28,12 +28,18 @@ from quantpress.errors import TextError
 if TYPE_CHECKING:
     from quantpress.engine import Engine
 
-__all__ = ["chunks", "conversations", "passages", "read_text"]
+__all__ = ["Paths", "chunks", "conversations", "passages", "paths_of", "read_text"]
 
 Tokens = NDArray[np.int32]
+Paths = str | Path | Sequence[str | Path]
 
 _PASSAGE = 1500
 _BLANK_LINES = re.compile(r"\n[ \t\r]*\n\s*")
+
+
+def paths_of(given: Paths) -> list[Path]:
+    """One path or several, as a list: a lone string is no sequence of one-letter names."""
+    return [Path(given)] if isinstance(given, (str, Path)) else [Path(one) for one in given]
 
 
 def chunks(
@@ -52,7 +58,7 @@ def chunks(
             " ".join(str(file) for file in files) or None,
             "text",
             expected=f"at least {context:,} tokens, for one chunk",
-            found=f"{len(tokens):,} tokens",
+            found=f"{len(tokens):,} token{'' if len(tokens) == 1 else 's'}",
             hint="Give more text or a smaller context",
         )
     windows: Tokens = tokens[: count * context].reshape(count, context).copy()

@@ -120,12 +120,22 @@ def test_largest_half(folder: Path, tmp_path: Path) -> None:
 
 def test_missing_tensor(folder: Path, refuses: Refuses) -> None:
     rewrite(folder, model__layers__1__mlp__up_proj=None)
-    refuses("none for blk.1.ffn_up.weight")
+    refuses("tensors: expected the 28 of the architecture", "none for 1: blk.1.ffn_up.weight", "num_hidden_layers = 2")
+
+
+def test_layers_that_are_not_there(folder: Path, refuses: Refuses) -> None:
+    edit_json(folder / "config.json", num_hidden_layers=12)
+    refuses("none for 130: blk.2.attn_norm.weight", "and 120 more", "incomplete or num_hidden_layers = 12")
+
+
+def test_layers_that_should_not_be_there(folder: Path, refuses: Refuses) -> None:
+    edit_json(folder / "config.json", num_hidden_layers=1)
+    refuses("tensors: expected none but", "13 more: model.layers.1.", "Perhaps num_hidden_layers = 1 in config.json")
 
 
 def test_left_over_tensor(folder: Path, refuses: Refuses) -> None:
     rewrite(folder, model__layers__1__mlp__router=np.ones((4, 32), np.float32))
-    refuses("no tensors but those", "found 'model.layers.1.mlp.router.weight'")
+    refuses("tensors: expected none but those", "found 1 more: model.layers.1.mlp.router.weight")
 
 
 def test_layer_beyond_the_count(folder: Path, refuses: Refuses) -> None:
@@ -217,12 +227,30 @@ def test_malformed_model_card(folder: Path, refuses: Refuses, card: bytes) -> No
     refuses("README.md")
 
 
+# What is no checkpoint
+
+
+def test_a_gguf_file(bf16_gguf: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"found a file\. A GGUF file needs no conversion"):
+        convert(bf16_gguf, tmp_path / "model.gguf")
+
+
+def test_nothing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"safetensors files, found nothing there$"):
+        convert(tmp_path / "none", tmp_path / "model.gguf")
+
+
 # Output
 
 
 def test_unknown_type(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="expected F32 or F16 or BF16, found Q8_0"):
         convert(folder, tmp_path / "model.gguf", type="Q8_0")
+
+
+def test_parts_too_small_for_a_tensor(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanError):
+        convert(folder, tmp_path / "model.gguf", split_bytes=1000)
 
 
 def test_no_such_folder_for_the_output(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from quantpress.checkpoint import read as read_checkpoint
 from quantpress.convert import convert, sources
+from quantpress.engine import Engine
 from quantpress.gguf import read
 from quantpress.progress import Progress
 from tests.checkpoints import (
@@ -102,6 +103,25 @@ def test_bf16_weights_keep_their_bits(demo: Path, bf16_gguf: Path) -> None:
     raw = tensor.path.read_bytes()[tensor.offset :][: 1024 * 256 * 2]
     with read(bf16_gguf) as model:
         assert model.data("blk.2.ffn_gate.weight").tobytes() == raw
+
+
+def test_split(demo: Path, bf16_gguf: Path, tmp_path: Path) -> None:
+    first = convert(demo, tmp_path / "Demo-1.5-BF16.gguf", split_bytes=6_000_000)
+    assert first.parent == tmp_path / "Demo-1.5-BF16"
+    assert [path.name for path in tmp_path.iterdir()] == [first.parent.name]
+    with read(bf16_gguf) as whole, read(first) as parts:
+        assert len(parts.paths) > 1
+        assert {path.stat().st_size <= 6_000_000 for path in parts.paths} == {True}
+        assert list(parts.tensors) == list(whole.tensors)
+        for name in whole.tensors:
+            np.testing.assert_array_equal(parts.data(name), whole.data(name))
+    tokens = np.arange(2, 66, dtype=np.int32)[None]
+    with Engine(bf16_gguf) as one, Engine(first) as split:
+        np.testing.assert_array_equal(next(one.logits(tokens)), next(split.logits(tokens)))
+
+
+def test_no_need_to_split(tmp_path: Path) -> None:
+    assert convert(tiny(tmp_path / "model"), tmp_path / "a.gguf", split_bytes=10**9) == tmp_path / "a.gguf"
 
 
 def test_template_in_a_json_file(tmp_path: Path) -> None:

@@ -159,11 +159,14 @@ def test_sound_legacy_files(tmp_path: Path, case: str) -> None:
     assert np.array_equal(read(path).importance("a"), np.array([[1, 2]], np.float32) / 3)
 
 
+NEITHER = "neither a GGUF nor a legacy imatrix"
+
 BROKEN: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "number of entries: expected 4 bytes, found 0 left"),
-    "no entries": (legacy(count=0), "number of entries: expected 1 to 0, found 0"),
-    "negative entries": (legacy(entry(), count=-1), "number of entries: expected 1 to"),
-    "more entries than bytes": (legacy(entry(), count=2**31 - 1), "number of entries: expected 1 to 1"),
+    "empty": (b"", f"{NEITHER} (it would begin with 0 entries)"),
+    "three bytes": (b"\1\0\0", NEITHER),
+    "no entries": (legacy(count=0), f"{NEITHER} (it would begin with 0 entries)"),
+    "negative entries": (legacy(entry(), count=-1), f"{NEITHER} (it would begin with -1 entries)"),
+    "more entries than bytes": (legacy(entry(), count=2**31 - 1), NEITHER),
     "an entry less": (
         legacy(entry(values=(1.0,) * 9), count=2),
         "entry 2: length of the name: expected 4 bytes",
@@ -192,7 +195,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         legacy(entry(), trailer=trailer() + b"more"),
         "end of the file: expected nothing more, found 4",
     ),
-    "text": (b"This is no importance matrix at all.", "number of entries: expected 1 to"),
+    "text": (b"This is no importance matrix at all.", f"file: expected an importance matrix, found {NEITHER}"),
 }
 
 

@@ -46,7 +46,7 @@ def test_valid(tmp_path: Path) -> None:
 def test_no_room_for_the_length(tmp_path: Path, size: int) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(bytes(size))
-    refuses(path, "header length", f"a file of {size}")
+    refuses(path, "header length", f"a file of {size}", "truncated")
 
 
 def test_header_over_the_cap(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_header_over_the_cap(tmp_path: Path) -> None:
 
 
 def test_header_beyond_the_file(tmp_path: Path) -> None:
-    refuses(write(tmp_path, b"{}", 0, 3), "header length", "within the file")
+    refuses(write(tmp_path, b"{}", 0, 3), "header length", "within the file", "truncated")
 
 
 def test_header_length_of_64_bits(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_data_that_no_tensor_has(tmp_path: Path) -> None:
 def test_truncated_real_file(demo: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes((demo / "model.safetensors").read_bytes()[:-1])
-    refuses(path, "end of data")
+    refuses(path, "end of data", "The file is truncated")
 
 
 def test_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:

@@ -189,10 +189,7 @@ def test_another_layout_is_refused(field: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_library_without_a_function_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def declare(functions: ctypes.CDLL) -> None:
-        functions.no_such_function  # noqa: B018
-
-    monkeypatch.setattr(tensor, "_declare", declare)
+    monkeypatch.setattr(tensor, "_signatures", lambda: {"no_such_function": (None, ())})
     with pytest.raises(EngineError, match="no_such_function"):
         checked_library.__wrapped__()
 

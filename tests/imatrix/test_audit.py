@@ -1,5 +1,6 @@
 """Statistics against the table of `llama-imatrix --show-statistics`; coverage; an imatrix of another model."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from quantpress import gguf
 from quantpress.errors import ImatrixError
+from quantpress.formats import TYPES
 from quantpress.imatrix import Imatrix, Sparse, audit, check_model, read, show, statistics, write
 
 COLUMNS = ("sum", "min", "max", "mean", "std", "active", "columns", "entropy", "entropy_share", "zd", "cossim")
@@ -92,8 +94,52 @@ def test_of_another_model(reference: Path, f32_gguf: Path, moe: Path) -> None:
         show(reference / "demo.gguf", model=moe)
 
 
-def test_of_no_model_with_such_names(f32_gguf: Path, tmp_path: Path) -> None:
-    other = Imatrix({"layers.0.q": np.ones((1, 4), np.float32)}, {"layers.0.q": np.array([1])})
-    path = write(other, tmp_path / "other.gguf")
-    with gguf.read(f32_gguf) as model, pytest.raises(ImatrixError, match=r"found 1 others, such as layers\.0\.q"):
+def ones(names: Iterable[str], cols: int = 32) -> Imatrix:
+    names = list(names)
+    return Imatrix({name: np.ones((1, cols), np.float32) for name in names}, {name: np.array([512]) for name in names})
+
+
+def small_model(path: Path, layers: int, **keys: gguf.Value) -> Path:
+    metadata = {"general.architecture": gguf.Value.string("some")} | {
+        f"some.{key}": value for key, value in keys.items()
+    }
+    specs = [gguf.TensorSpec(f"blk.{n}.attn_q.weight", (32, 8), TYPES["F32"]) for n in range(layers)]
+    with gguf.Writer(path, metadata, specs) as writer:
+        for spec in specs:
+            writer.write(spec.name, 0, np.zeros((8, 128), np.uint8))
+    return path
+
+
+def test_of_a_deeper_model(tmp_path: Path) -> None:
+    path = write(ones(f"blk.{n}.attn_q.weight" for n in range(4)), tmp_path / "i.gguf")
+    expected = r"i\.gguf: blk\.3\.attn_q\.weight: expected a weight of .*m\.gguf, such as blk\.0.*, found none.*another"
+    with gguf.read(small_model(tmp_path / "m.gguf", 3)) as model, pytest.raises(ImatrixError, match=expected):
         check_model(read(path), model)
+
+
+def test_of_a_shallower_model(tmp_path: Path) -> None:
+    path = write(ones(f"blk.{n}.attn_q.weight" for n in range(2)), tmp_path / "i.gguf")
+    expected = r"i\.gguf: blk\.2: expected entries for the 4 layers of .*m\.gguf, found none for 2 of them.*another"
+    with gguf.read(small_model(tmp_path / "m.gguf", 4)) as model, pytest.raises(ImatrixError, match=expected):
+        check_model(read(path), model)
+
+
+def test_layers_that_llama_cpp_does_not_run(tmp_path: Path) -> None:
+    """`block_count` counts them."""
+    imatrix = ones(f"blk.{n}.attn_q.weight" for n in range(2))
+    keys = {"block_count": gguf.Value.u32(3), "nextn_predict_layers": gguf.Value.u32(1)}
+    with gguf.read(small_model(tmp_path / "m.gguf", 3, **keys)) as model:
+        check_model(imatrix, model)
+        with pytest.raises(ImatrixError, match=r"blk\.1: expected entries for the 2 layers"):
+            check_model(ones(["blk.0.attn_q.weight"]), model)
+
+
+def test_entries_that_any_model_may_have(tmp_path: Path) -> None:
+    names = ["blk.0.attn_q.weight", "blk.0.attn_q.weight (reshaped)", "output.weight", "token_embd.weight"]
+    with gguf.read(small_model(tmp_path / "m.gguf", 1)) as model:
+        check_model(ones(names), model)
+
+
+def test_of_no_model_with_such_names(f32_gguf: Path) -> None:
+    with gguf.read(f32_gguf) as model, pytest.raises(ImatrixError, match=r"layers\.0\.q: expected a weight of"):
+        check_model(ones(["layers.0.q"]), model)

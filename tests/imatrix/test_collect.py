@@ -1,5 +1,7 @@
 """Interrupted runs, and runs that cannot be."""
 
+import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quantpress.errors import EngineError, GGUFError, ImatrixError, OutputError, TextError
+from quantpress.errors import GGUFError, InputError, OutputError, TextError
 from quantpress.imatrix import imatrix, partial_path
 from quantpress.progress import Advance, Progress
 from tests.imatrix.moe import write_moe
@@ -114,19 +116,45 @@ def test_a_text_too_short(moe: Path, tmp_path: Path) -> None:
 
 
 def test_a_context_too_short(moe: Path, prose: Path, tmp_path: Path) -> None:
-    with pytest.raises(ImatrixError, match="context: expected at least 16 tokens, found 15"):
+    with pytest.raises(InputError, match="context: expected at least 16 tokens, found 15"):
         imatrix(moe, text=[prose], out=tmp_path / "i.gguf", context=15)
 
 
-def test_nowhere_to_write(moe: Path, prose: Path, tmp_path: Path) -> None:
-    for out in (tmp_path / "missing" / "i.gguf", tmp_path):
-        with pytest.raises(OutputError, match=f"{out}: expected a file in a folder"):
-            imatrix(moe, text=[prose], out=out, context=32, chunks=1)
+def test_a_context_beyond_the_models(moe: Path, prose: Path, tmp_path: Path) -> None:
+    for context, notes in ((512, []), (513, ["moe.gguf was trained on 512 tokens: beyond them it extrapolates"])):
+        progress = Listener()
+        imatrix(moe, text=prose, out=tmp_path / "i.gguf", context=context, chunks=1, progress=progress)
+        assert progress.notes == notes
 
 
-def test_no_model(prose: Path, tmp_path: Path) -> None:
+def test_no_threads(moe: Path, prose: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="threads: expected at least 1, found 0"):
+        imatrix(moe, text=prose, out=tmp_path / "i.gguf", threads=0)
+
+
+def test_nowhere_to_write(moe: Path, prose: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said before a model is opened: there is none here."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    for out, expected in (
+        (tmp_path / "missing" / "i.gguf", f"{tmp_path / 'missing'} is missing: make it first"),
+        (tmp_path / "file" / "i.gguf", f"{tmp_path / 'file'} is no folder"),
+        (tmp_path, "expected the name of a file, found a folder"),
+        (tmp_path / "i.gguf", f"no permission to write into {tmp_path}"),
+    ):
+        with pytest.raises(OutputError, match=re.escape(f"{out}: {expected}")):
+            imatrix(tmp_path / "none.gguf", text=[prose], out=out)
+
+
+def test_no_model(moe: Path, reference: Path, prose: Path, tmp_path: Path) -> None:
+    """What is wrong is said by our reader: llama.cpp is not even asked."""
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(b"GGUF" + bytes(100))
-    for model in (tmp_path / "missing.gguf", broken):
-        with pytest.raises((EngineError, GGUFError), match=model.name):
+    broken.write_bytes(moe.read_bytes()[:5000])
+    for model, error, expected in (
+        (tmp_path / "missing.gguf", GGUFError, "missing.gguf: file: expected a readable file"),
+        (broken, GGUFError, "broken.gguf: .*truncated"),
+        (prose, GGUFError, "prose.txt: magic.*no GGUF file"),
+        (reference / "moe.gguf", InputError, "general.architecture: .*found a GGUF file of type imatrix.*the model's"),
+    ):
+        with pytest.raises(error, match=expected):
             imatrix(model, text=[prose], out=tmp_path / "i.gguf")

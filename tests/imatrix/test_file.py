@@ -90,6 +90,21 @@ def test_merge_refuses_other_shapes(sums: list[list[float]], counts: list[int], 
     assert not (tmp_path / "c.gguf").exists()
 
 
+def test_merge_refuses_other_layers(tmp_path: Path) -> None:
+    """As of a deeper model of the same width; an entry more within the same layers is no such thing."""
+    a, b, c = (Imatrix({n: np.ones((1, 4), np.float32) for n in names}, {n: np.array([512]) for n in names})
+        for names in (["blk.0.x", "blk.1.x"], ["blk.0.x", "blk.1.x", "blk.2.x"], ["blk.0.x", "blk.1.x", "blk.1.y"])
+    )  # fmt: skip
+    first, deeper, more = (write(one, tmp_path / name) for one, name in ((a, "a.gguf"), (b, "b.gguf"), (c, "c.gguf")))
+    for pair in ([first, deeper], [deeper, first]):
+        with pytest.raises(
+            ImatrixError, match=r"layers: expected the . of .*; blk\.2 is in only one.*different models"
+        ):
+            merge(pair, tmp_path / "d.gguf")
+    assert not (tmp_path / "d.gguf").exists()
+    assert read(merge([first, more], tmp_path / "d.gguf")).names == c.names
+
+
 def test_merge_of_nothing_and_write_of_a_legacy_one(reference: Path, tmp_path: Path) -> None:
     with pytest.raises(ImatrixError, match="at least one imatrix"):
         merge([], tmp_path / "c")

@@ -2,7 +2,8 @@
 
 They agree to 1e-4 where llama.cpp is built for the instruction set of the reference. Built for another, llama-imatrix
 differs from itself in single columns (4.5e-4 between AVX2 and AVX-512, measured), but not in a tensor as a whole.
-It sums in float32, which loses 1e-4 after about 50 chunks of 512 tokens; we sum in float64.
+It sums in float32, which loses 1e-4 after about 50 chunks of 512 tokens; we sum in float64. What goes into the first
+layer's attention depends on no instruction set: its sums are computed here, from the file's bytes.
 """
 
 import json
@@ -47,6 +48,21 @@ def test_dense(own_demo: Path, reference: Path, tolerance: float) -> None:
     ours = read(own_demo)
     assert len(ours.names) == 42
     assert_agree(ours, read(reference / "demo.gguf"), tolerance)
+
+
+def test_what_the_first_attention_sees(f32_gguf: Path, prose: Path, tmp_path: Path) -> None:
+    """The token's embedding times √hidden, over its root mean square, times the norm's weight; in float64."""
+    ours = read(imatrix(f32_gguf, text=prose, out=tmp_path / "i.gguf", chunks=4))
+    with Engine(f32_gguf, vocab_only=True) as engine:
+        tokens = chunks(engine, [prose], 512, limit=4).reshape(-1)
+    with gguf.read(f32_gguf) as model:
+        embedding, norm = (model.data(f"{name}.weight").view(np.float32) for name in ("token_embd", "blk.0.attn_norm"))
+        epsilon = model.get("gemma3.attention.layer_norm_rms_epsilon")
+        x = embedding[tokens].astype(np.float64) * np.sqrt(embedding.shape[1])
+    x *= norm.reshape(-1) / np.sqrt((x**2).mean(axis=1, keepdims=True) + epsilon)
+    for name in ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"):
+        assert ours.counts[name] == len(tokens)
+        np.testing.assert_allclose(ours.sums[name], (x**2).sum(axis=0, keepdims=True), rtol=1e-5, err_msg=name)
 
 
 def test_mixture_of_experts_and_output(own_moe: Path, reference: Path, tolerance: float) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from quantpress import _native
 
 ORDER = ["avx512", "avx2", "baseline"]
+NATIVE = Path(__file__).parents[2] / "native"
 
 
 def isa_in_a_fresh_process(wanted: str) -> subprocess.CompletedProcess[str]:
@@ -39,3 +42,13 @@ def test_an_unknown_instruction_set_is_an_error() -> None:
 
 def test_nothing_is_chosen_by_an_empty_override() -> None:
     assert isa_in_a_fresh_process("").stdout.strip() == _native.isas()[0]
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_the_compiler_uses_what_the_processor_is_asked_for(isa: str) -> None:
+    """A flag more, and an instruction of it could be met on a processor that lacks it."""
+    (flags,) = re.findall(rf"set\({isa.upper()} (.*)\)", (NATIVE / "CMakeLists.txt").read_text())
+    (test,) = re.findall(rf"const bool {isa} = (.*?);", (NATIVE / "dispatch.cpp").read_text(), re.DOTALL)
+    asked = re.findall(r'__builtin_cpu_supports\("(\w+)"\)', test)
+    assert re.findall(r"-m(\w+)", flags) == asked
+    assert ("${AVX2}" in flags) == test.startswith("avx2 && ")

@@ -1,11 +1,13 @@
-"""The oracle: `llama_model_quantize` of the library that llama-cpp-python installs, in a process of its own.
+"""The oracle: `llama_model_quantize` of the library that llama-cpp-python installs, in a process of its own or in ours.
 
 Run as a module it takes one `Job` a line as JSON on standard input; `run` and `running` are the ways to call it.
+`run_here` shares with our encoder the grids of the IQ types, which take long to make: seven seconds those of IQ1.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import subprocess
 import sys
@@ -75,6 +77,11 @@ def run(jobs: Sequence[Job]) -> list[Result]:
         return results()
 
 
+def run_here(jobs: Sequence[Job]) -> list[Result]:
+    """The results of the jobs, made in this process: only for jobs that are known to end well."""
+    return [_quantize(job) for job in jobs]
+
+
 def save_imatrix(path: Path, values: Mapping[str, np.ndarray]) -> str:
     """What `Job.imatrix` takes."""
     np.savez(path, **{name: np.ascontiguousarray(found, np.float32) for name, found in values.items()})
@@ -84,9 +91,8 @@ def save_imatrix(path: Path, values: Mapping[str, np.ndarray]) -> str:
 def _quantize(job: Job) -> Result:
     import llama_cpp
 
-    log: list[bytes] = []
-    callback = llama_cpp.llama_log_callback(lambda level, text, data: log.append(text))
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    log, _ = _log()
+    log.clear()
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype, parameters.nthread = job.file_type, job.threads
     parameters.allow_requantize = job.allow_requantize
@@ -105,6 +111,17 @@ def _quantize(job: Job) -> Result:
     status = llama_cpp.llama_model_quantize(job.source.encode(), job.out.encode(), ctypes.byref(parameters))
     seconds = time.perf_counter() - start
     return Result(status, seconds, peak(), b"".join(log[-30:]).decode(errors="replace"))
+
+
+@functools.cache
+def _log() -> tuple[list[bytes], Any]:
+    """What llama.cpp logs from now on, and the callback, which has to live as long as it is set."""
+    import llama_cpp
+
+    log: list[bytes] = []
+    callback = llama_cpp.llama_log_callback(lambda level, text, data: log.append(text))
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    return log, callback
 
 
 def _entries(llama_cpp: Any, values: dict[str, np.ndarray]) -> Any:

@@ -94,7 +94,7 @@ def test_parameters() -> None:
     assert changed.recipe.name == "MP:fraction=0.2,top=Q4_K,rest=IQ3_XXS"
     assert recipe(changed.recipe.name) == changed.recipe == recipe("MP: fraction=0.20, top=q4_K, rest=iq3_xxs")
     assert changed.recipe.file_type == MIXES["IQ3_XXS"].file_type
-    assert "20 % of the FFN" in changed.recipe.description
+    assert "FFN in IQ3_XXS, its 20 % of largest mean |w| in Q4_K, attention" in changed.recipe.description
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from quantpress import gguf
 from quantpress.errors import PlanError
+from quantpress.formats import TYPES
 from quantpress.gguf import GGUF, TensorSpec
 from quantpress.plan import assign
 from quantpress.recipes import MIXES, RECIPES, VARIANTS, ModelFacts, Recipe, Role, Site, choose, recipe
@@ -121,8 +122,13 @@ def test_names_are_found_in_any_case_and_by_alias() -> None:
         recipe("Q4_K_X")
 
 
-def test_every_recipe_says_what_it_is_for() -> None:
-    assert all(10 < len(recipe.description) < 160 and recipe.description[-1] != "." for recipe in RECIPES.values())
+def test_every_recipe_says_what_it_is_made_of() -> None:
+    named = re.compile(rf"\b({'|'.join(TYPES)})\b")
+    for name, found in RECIPES.items():
+        assert 10 < len(found.description) < 110, name
+        assert found.description[-1] != ".", name
+        assert set(named.findall(found.description)) <= {found.base, *(rule.type for rule in found.rules)}, name
+    assert len({found.description for found in RECIPES.values()}) == len(RECIPES)
 
 
 def test_a_layer_that_the_model_does_not_have_is_an_error() -> None:

@@ -33,9 +33,13 @@ def test_a_part_that_is_gone_spoils_the_whole(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "release.json").kept("source") == []
 
 
-def test_a_damaged_ledger_vouches_for_nothing(tmp_path: Path) -> None:
-    (tmp_path / "release.json").write_text('{"files": {"a": ')
-    assert Ledger(tmp_path / "release.json").files == {}
+@pytest.mark.parametrize(
+    "damage", ['{"files": {"a": ', "[]", '{"files": []}', '{"files": {"a": 1}}', '{"files": {"a": {}}}']
+)
+def test_a_damaged_ledger_vouches_for_nothing(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "release.json").write_text(damage)
+    assert Ledger(tmp_path / "release.json").kept("source") == []
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

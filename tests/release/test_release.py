@@ -70,7 +70,8 @@ def test_release_json_knows_every_file(folder: Path) -> None:
     assert {path.name for path in folder.glob("*.gguf")} <= set(known["files"])
     assert known["settings"]["variants"] == list(VARIANTS)
     assert known["engine"]["llama_cpp_python"]
-    assert "model.safetensors" in known["source"]["sha256"]
+    assert "model.safetensors" in dict(known["source"]["sha256"])
+    assert not known["unlisted"]
 
 
 def test_results_are_what_evaluate_says_of_the_shipped_bytes(folder: Path) -> None:
@@ -100,7 +101,7 @@ def test_the_card_has_a_row_a_file(folder: Path) -> None:
     card = (folder / "README.md").read_text()
     results = json.loads((folder / "results.json").read_text())
     for name, row in results["variants"].items():
-        line = next(line for line in card.splitlines() if line.startswith(f"| {row['file']} |"))
+        line = next(line for line in card.splitlines() if line.startswith(f"| [{row['file']}]"))
         cells = [cell.strip() for cell in line.replace(r"\|", "").strip("|").split("|")]
         assert len(cells) == 8
         assert cells[1] == name
@@ -136,25 +137,11 @@ def test_a_second_run_redoes_only_what_is_missing_or_damaged(demo: Path, folder:
     assert "convert" not in tasks
 
 
-def test_text_of_the_user(demo: Path, data: Path, tmp_path: Path) -> None:
-    tasks = run(demo, tmp_path, calibration=[data / "prose.txt"], evaluation=[data / "prose.txt"], chat=True)
-    assert not any("text by the model" in task for task in tasks)
-    assert "`prose.txt`" in (tmp_path / "README.md").read_text()
-
-
 def test_a_float_gguf_is_a_source_too(bf16_gguf: Path, tmp_path: Path, folder: Path) -> None:
     tasks = run(bf16_gguf, tmp_path / "out")
     assert "convert" not in tasks
     ours, other = hashes(tmp_path / "out"), hashes(folder)
     assert {name for name in ours if ours[name] != other[name]} == {"demo-gemma3-BF16.gguf"}  # it says who copied it
-
-
-def test_split_files_are_measured_and_described(demo: Path, tmp_path: Path) -> None:
-    run(demo, tmp_path, variants=("Q8_0",), split_bytes=5_000_000)
-    row = json.loads((tmp_path / "results.json").read_text())["variants"]["Q8_0"]
-    assert row["split"]
-    assert row["file"] == "demo-gemma3-Q8_0/demo-gemma3-Q8_0-00001-of-00002.gguf"
-    assert run(demo, tmp_path, variants=("Q8_0",), split_bytes=5_000_000) == []
 
 
 def test_bad_input(demo: Path, tmp_path: Path) -> None:
@@ -167,3 +154,7 @@ def test_bad_input(demo: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be made"):
         run(demo, tmp_path / "file" / "out")
+    for settings in ({"encoder": "none"}, {"variants": ()}, {"chat": True}, {"calibration_tokens": 0}):
+        with pytest.raises(InputError):
+            run(demo, tmp_path / "out", **settings)
+    assert not (tmp_path / "out" / "work" / "demo-gemma3-BF16.gguf").exists()

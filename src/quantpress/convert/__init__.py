@@ -18,6 +18,7 @@ from quantpress.convert.assign import assign
 from quantpress.convert.general import general
 from quantpress.convert.sources import Source
 from quantpress.errors import CheckpointError, PlanError
+from quantpress.files import make_folder
 from quantpress.floats import Floats, float32_to_bf16
 from quantpress.formats import TYPES, TensorType
 from quantpress.gguf import Metadata, TensorSpec, Value, Writer
@@ -31,17 +32,26 @@ _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 _QUANTIZATION_VERSION = 2
 
 
-def convert(checkpoint: str | Path, out: str | Path, *, type: str = "BF16", progress: Progress = SILENT) -> Path:
+def convert(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    type: str = "BF16",
+    split_bytes: int | None = None,
+    progress: Progress = SILENT,
+) -> Path:
     """Write the GGUF file of a checkpoint and return its path.
 
     Args:
         checkpoint: a folder with config.json, safetensors files and the tokenizer's files.
         out: the file to write; nothing is there before it is complete.
         type: BF16, F16 or F32, for the matrices; vectors and norms are always F32.
+        split_bytes: a file that would be larger becomes a folder of its name, without `.gguf`, with numbered parts; the
+            path of the first is returned.
         progress: told of the weights that are done.
 
     Raises CheckpointError for a checkpoint that cannot be converted (unknown, malformed, NaN or Inf in a weight, or
-    one that overflows `type`), PlanError for another type, OutputError and DiskFullError.
+    one that overflows `type`), PlanError for another type or too small a `split_bytes`, OutputError and DiskFullError.
     """
     if type.upper() not in _FILE_TYPES:
         raise PlanError(None, "type", expected=" or ".join(_FILE_TYPES), found=type)
@@ -56,21 +66,28 @@ def convert(checkpoint: str | Path, out: str | Path, *, type: str = "BF16", prog
     metadata["general.file_type"] = Value.u32(_FILE_TYPES[wanted.name])
     metadata["general.quantization_version"] = Value.u32(_QUANTIZATION_VERSION)
     metadata |= architecture.vocabulary(folder, config.integer("vocab_size"))
-    return _write(Path(out), metadata, sources, wanted, progress)
+    specs = [TensorSpec(name, one.shape[::-1], _stored_type(name, one, wanted)) for name, one in sources.items()]
+    return _write(_writer(Path(out), metadata, specs, split_bytes), specs, sources, progress)
 
 
-def _write(path: Path, metadata: Metadata, sources: dict[str, Source], wanted: TensorType, progress: Progress) -> Path:
-    specs = [
-        TensorSpec(name, source.shape[::-1], _stored_type(name, source, wanted)) for name, source in sources.items()
-    ]
+def _writer(path: Path, metadata: Metadata, specs: list[TensorSpec], split_bytes: int | None) -> Writer:
+    writer = Writer(path, metadata, specs, split_bytes)
+    if len(writer.paths) == 1:
+        return writer
+    folder = path.with_suffix("")  # for the parts, as people publish them
+    make_folder(folder)
+    return Writer(folder / path.name, metadata, specs, split_bytes)
+
+
+def _write(writer: Writer, specs: list[TensorSpec], sources: dict[str, Source], progress: Progress) -> Path:
     weights = sum(spec.weights for spec in specs)
-    with Writer(path, metadata, specs) as writer, progress.task("convert", weights, "weights") as advance:
+    with writer, progress.task("convert", weights, "weights") as advance:
         for spec in specs:
             source = sources[spec.name]
             for start, tile in source.tiles():
                 writer.write(spec.name, start, _encode(source, tile, spec.type))
                 advance(tile.size)
-    return path
+    return writer.paths[0]
 
 
 def _stored_type(name: str, source: Source, wanted: TensorType) -> TensorType:

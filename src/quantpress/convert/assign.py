@@ -16,6 +16,7 @@ from quantpress.safetensors import StoredTensor
 __all__ = ["assign"]
 
 _SHOWN = 10
+_LAYER = re.compile(r"\blayers\.(\d{1,9})\.")
 
 
 def assign(tensors: Mapping[str, StoredTensor], architecture: Architecture, config: Section) -> dict[str, Source]:
@@ -40,11 +41,26 @@ def assign(tensors: Mapping[str, StoredTensor], architecture: Architecture, conf
             raise CheckpointError(tensor.path, tensor.name, expected=f"one tensor for {name}", found=sources[name].name)
         else:
             sources[name] = _transformed(name, tensor, architecture, config)
-    if unclaimed:
-        raise config.error("architectures", "no tensors but those of the architecture", _some(unclaimed))
-    if missing := sorted(set(_required(architecture, layers)) - sources.keys()):
-        raise config.error("architectures", "all tensors of the architecture", f"none for {_some(missing)}")
+    _check_complete(architecture, config, unclaimed, sources)
     return sources
+
+
+def _check_complete(
+    architecture: Architecture, config: Section, unclaimed: list[str], sources: Mapping[str, Source]
+) -> None:
+    """Raise CheckpointError for tensors that are too many or too few."""
+    folder, layers = config.path.parent, config.integer(architecture.layers)
+    doubt = f"{architecture.layers} = {layers} in {config.path.name} is wrong"
+    if unclaimed:
+        numbers = [int(found[1]) for name in unclaimed if (found := _LAYER.search(name))]
+        hint = f"Perhaps {doubt}" if max(numbers, default=0) >= layers else None
+        expected, what = "none but those of the architecture", f"{len(unclaimed)} more: {_some(unclaimed)}"
+        raise CheckpointError(folder, "tensors", expected=expected, found=what, hint=hint)
+    required = _required(architecture, layers)
+    if missing := [name for name in required if name not in sources]:
+        expected, what = f"the {len(required)} of the architecture", f"none for {len(missing)}: {_some(missing)}"
+        hint = f"Either the checkpoint is incomplete or {doubt}"
+        raise CheckpointError(folder, "tensors", expected=expected, found=what, hint=hint)
 
 
 def _template(name: str) -> str:
@@ -52,8 +68,10 @@ def _template(name: str) -> str:
 
 
 def _required(architecture: Architecture, layers: int) -> list[str]:
+    """GGUF names, layer by layer."""
     templates = [template for template, rule in architecture.rules.items() if rule.required]
-    return [template.format(bid=bid) for template in templates for bid in range(layers if "{bid}" in template else 1)]
+    names = (template.format(bid=bid) for bid in range(layers) for template in templates)
+    return list(dict.fromkeys(names))
 
 
 def _transformed(name: str, tensor: StoredTensor, architecture: Architecture, config: Section) -> Source:

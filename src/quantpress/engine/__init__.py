@@ -1,7 +1,11 @@
-"""llama.cpp, always in a child process: the one place that loads its libraries."""
+"""llama.cpp: the one place that loads its libraries.
+
+Models are loaded and run in a child process only, which may die without taking ours along. `ggml.py` alone calls into
+this process: the codec of libggml-base, which knows rows of numbers and no models.
+"""
 
 from quantpress.engine.build import about
 from quantpress.engine.client import Engine
-from quantpress.engine.messages import ModelInfo, Scores, Timing
+from quantpress.engine.messages import ModelInfo, Scores, Timing, Tokens
 
-__all__ = ["Engine", "ModelInfo", "Scores", "Timing", "about"]
+__all__ = ["Engine", "ModelInfo", "Scores", "Timing", "Tokens", "about"]

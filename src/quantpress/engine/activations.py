@@ -45,9 +45,9 @@ def activations(
     callback = llama.ggml_backend_sched_eval_callback(collector)
     done = sent = 0
     for windows in session.batches(chunks):
-        session.forward(windows, callback=callback)
-        if collector.error is not None:
-            raise collector.error
+        for _ in session.forward(windows, callback=callback):
+            if collector.error is not None:
+                raise collector.error
         done += len(windows)
         if done - sent >= every or done == len(chunks):
             sent = done

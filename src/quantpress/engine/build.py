@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import Any
 
+from quantpress.children import python_command
 from quantpress.errors import EngineError
 
 __all__ = ["about"]
@@ -29,7 +29,7 @@ def about() -> dict[str, Any]:
 
     Raises EngineError if the library does not load.
     """
-    done = subprocess.run([sys.executable, "-c", _QUESTION], capture_output=True, text=True, check=False)
+    done = subprocess.run(python_command(_QUESTION), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise EngineError(f"llama-cpp-python does not load:\n{done.stderr.strip()[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout)

@@ -23,7 +23,8 @@ def sample(session: Session, tokens: int, length: int, seed: int) -> Iterator[tu
     """Sample from the bare model (BOS, temperature 1) until about `tokens` tokens are written.
 
     Yields (index, int32 tokens without the BOS) of each sequence as it ends: at an end-of-generation token or after
-    `length` tokens. Sequence i draws with seed + i, so the same arguments give the same text on the same machine.
+    `length` tokens. Sequence i draws with a seed made of `seed` and i, whichever the slot it is written in: the same
+    arguments give the same text on the same machine. Raises EngineError if the texts end at once.
     """
     texts = _Texts(session, tokens, length, seed)
     while texts.running:
@@ -39,7 +40,13 @@ def _slots(session: Session, tokens: int, length: int) -> int:
     heads = llama.llama_model_n_layer(session.model) * llama.llama_model_n_head_kv(session.model)
     head_size = llama.llama_model_n_embd(session.model) // max(1, llama.llama_model_n_head(session.model))
     token_bytes = max(1, heads * head_size * 4)  # keys and values in F16
-    return max(1, min(_PARALLEL, -(-tokens // length), int(_CACHE_BYTES // (token_bytes * (length + 1)))))
+    return max(1, min(_PARALLEL, -(-tokens // length), int(_CACHE_BYTES // (token_bytes * length))))
+
+
+def _draw_seed(seed: int, index: int) -> int:
+    """A hash of both, so that neighbouring seeds share no text; never 0xFFFFFFFF: to llama.cpp that is any seed."""
+    state = np.random.SeedSequence(seed % (1 << 64), spawn_key=(index,)).generate_state(1)
+    return int(state[0]) % 0xFFFFFFFF
 
 
 class _Text:
@@ -50,7 +57,7 @@ class _Text:
         self.tokens: list[int] = []
         self.sampler: Any = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         llama.llama_sampler_chain_add(self.sampler, llama.llama_sampler_init_temp(1.0))
-        llama.llama_sampler_chain_add(self.sampler, llama.llama_sampler_init_dist((seed + index) & 0xFFFFFFFF))
+        llama.llama_sampler_chain_add(self.sampler, llama.llama_sampler_init_dist(_draw_seed(seed, index)))
 
 
 class _Texts:
@@ -62,7 +69,7 @@ class _Texts:
         self.begun = self.written = 0
         self.running: dict[int, _Text] = {}
         slots = _slots(session, tokens, length)
-        session.open(slots, length + 1, batch=slots)
+        session.open(slots, length, batch=slots)  # the BOS, and all tokens but the last
         for slot in range(slots):
             self.begin(slot)
 

@@ -15,8 +15,10 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from quantpress.errors import EngineError, PlanError
 from quantpress.formats import TYPES, TensorType
 
-__all__ = ["dequantize", "library_path", "quantize", "requires_importance", "valid"]
+__all__ = ["dequantize", "library_path", "load", "quantize", "requires_importance", "valid"]
 
 _NAMES = {"win32": ("ggml-base.dll", "libggml-base.dll"), "darwin": ("libggml-base.dylib", "libggml-base.so")}
 
@@ -60,20 +62,24 @@ def library_path() -> Path:
     raise EngineError(f"{folder}: no {' or '.join(names)}: reinstall llama-cpp-python 0.3.36 or later")
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
+def load(signatures: Mapping[str, tuple[Any, tuple[Any, ...]]]) -> ctypes.CDLL:
+    """libggml-base with functions declared as name: (result type, argument types).
+
+    Raises EngineError if it does not load, or has no such function.
+    """
     path = library_path()
     try:
         library = ctypes.CDLL(str(path))
-        _declare(library)
+        for name, (result, arguments) in signatures.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:  # AttributeError: a function that we need is not in it
         raise EngineError(f"{path}: cannot be used: {error}. Reinstall llama-cpp-python 0.3.36 or later") from error
-    for type in TYPES.values():
-        _check_agreement(library, path, type)
     return library
 
 
-def _declare(library: ctypes.CDLL) -> None:
+@functools.cache
+def _library() -> ctypes.CDLL:
     pointer, int64, size, int_ = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t, ctypes.c_int
     signatures = {
         "ggml_quantize_chunk": (size, (int_, pointer, pointer, int64, int64, int64, pointer)),
@@ -82,17 +88,19 @@ def _declare(library: ctypes.CDLL) -> None:
         "ggml_get_type_traits": (ctypes.POINTER(_TypeTraits), (int_,)),
         "ggml_row_size": (size, (int_, int64)),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    library = load(signatures)
+    for type in TYPES.values():
+        _check_agreement(library, type)
+    return library
 
 
-def _check_agreement(library: ctypes.CDLL, path: Path, type: TensorType) -> None:
+def _check_agreement(library: ctypes.CDLL, type: TensorType) -> None:
     traits = library.ggml_get_type_traits(type.id).contents
     found = ((traits.type_name or b"").decode().upper(), traits.block, traits.bytes, traits.is_quantized)
     expected = (type.name, type.block, type.bytes, type.quantized)
     if found != expected or library.ggml_row_size(type.id, 8 * type.block) != 8 * type.bytes:
-        raise EngineError(f"{path}: type {type.id}: expected (name, block, bytes, quantized) {expected}, found {found}")
+        sides = f"expected (name, block, bytes, quantized) {expected}, found {found}"
+        raise EngineError(f"{library._name}: type {type.id}: {sides}")
 
 
 def requires_importance(type: TensorType) -> bool:

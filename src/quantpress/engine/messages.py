@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ModelInfo", "Scores", "Settings", "Timing", "receive", "send"]
+__all__ = ["ModelInfo", "Scores", "Settings", "Timing", "Tokens", "receive", "send"]
 
 _LENGTH = struct.Struct("<Q")
 

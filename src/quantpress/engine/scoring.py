@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from quantpress import _native
 from quantpress.engine.messages import Scores, Tokens
 from quantpress.engine.session import Logits, Session
-from quantpress.errors import EngineError, OutputError
+from quantpress.errors import EngineError
+from quantpress.files import output_errors
 
 __all__ = ["record", "score"]
 
@@ -27,34 +28,56 @@ def record(session: Session, chunks: Tokens, first: int, distributions: Path | N
     """Score int32 chunks [n, length] from position `first` on, and write the distributions unless the path is None.
 
     Yields the scores [length - first - 1] of each chunk; the model's divergence from itself is nothing. Raises
-    EngineError at a logit that is NaN or infinite, OutputError if the file cannot be written.
+    EngineError at a logit that is NaN or infinite, DiskFullError or OutputError if the file cannot be written.
     """
+    rows, threads = chunks.shape[1] - first - 1, session.settings.threads
+    predictions = _predictions(session, chunks, first)
     if distributions is None:
-        for logits, targets in _predictions(session, chunks, first):
-            yield _own(_native.score(logits, targets, threads=session.settings.threads))
+        yield from _windows((_own(_native.score(*found, threads=threads)) for found in predictions), rows)
         return
-    try:
-        with distributions.open("wb") as file:
-            for logits, targets in _predictions(session, chunks, first):
-                yield _own(_pack(logits, targets, file, session.settings.threads))
-    except OSError as error:
-        raise OutputError(f"{distributions}: cannot be written: {error.strerror}") from error
+    needed = len(chunks) * rows * _native.packed_words(session.n_vocab) * np.dtype(np.uint16).itemsize
+    with output_errors(distributions, needed), distributions.open("wb") as file:
+        yield from _windows((_own(_pack(*found, file, threads)) for found in predictions), rows)
 
 
 def score(session: Session, chunks: Tokens, first: int, distributions: Path) -> Iterator[Scores]:
     """Compare with the distributions that `record` wrote for the same chunks; yields and raises as it does."""
     rows = chunks.shape[1] - first - 1
-    shape = (len(chunks), rows, _native.packed_words(session.n_vocab))
+    shape = (len(chunks) * rows, _native.packed_words(session.n_vocab))
     packed = np.memmap(distributions, np.uint16, "r", shape=shape)
-    for base, (logits, targets) in zip(packed, _predictions(session, chunks, first), strict=True):
-        yield _checked(Scores(*_native.compare(base, logits, targets, threads=session.settings.threads)))
+    yield from _windows(_compared(packed, _predictions(session, chunks, first), session.settings.threads), rows)
+
+
+def _compared(
+    packed: NDArray[np.uint16], predictions: Iterator[tuple[Logits, Tokens]], threads: int
+) -> Iterator[Scores]:
+    row = 0
+    for logits, targets in predictions:
+        base = packed[row : row + len(targets)]
+        row += len(targets)
+        yield Scores(*_native.compare(base, logits, targets, threads=threads))
 
 
 def _predictions(session: Session, chunks: Tokens, first: int) -> Iterator[tuple[Logits, Tokens]]:
-    """Of each window: float32 logits [rows, vocab] at positions first … length - 2, and the tokens that follow."""
+    """Window by window, each in one piece or in consecutive ones: logits [rows, vocab] and the tokens that follow.
+
+    The rows of a window are its positions first … length - 2.
+    """
     for windows in session.batches(chunks):
-        for window, logits in zip(windows, session.forward(windows, first=first), strict=True):
-            yield logits[:-1], window[first + 1 :]
+        for start, piece in session.forward(windows, first=first):
+            for window, logits in zip(windows, piece, strict=True):
+                targets = window[start + 1 : start + 1 + len(logits)]
+                yield logits[: len(targets)], targets
+
+
+def _windows(pieces: Iterator[Scores], rows: int) -> Iterator[Scores]:
+    """Join the pieces of each window, which has `rows` scores."""
+    parts: list[Scores] = []
+    for piece in pieces:
+        parts.append(piece)
+        if sum(len(part.nll) for part in parts) == rows:
+            yield _checked(Scores(*map(np.concatenate, zip(*parts, strict=True))))
+            parts = []
 
 
 def _pack(logits: Logits, targets: Tokens, file: BinaryIO, threads: int) -> NDArray[np.float64]:
@@ -68,7 +91,7 @@ def _pack(logits: Logits, targets: Tokens, file: BinaryIO, threads: int) -> NDAr
 
 
 def _own(nll: NDArray[np.float64]) -> Scores:
-    return _checked(Scores(nll, np.zeros(len(nll)), np.ones(len(nll), dtype=np.bool_)))
+    return Scores(nll, np.zeros(len(nll)), np.ones(len(nll), dtype=np.bool_))
 
 
 def _checked(scores: Scores) -> Scores:

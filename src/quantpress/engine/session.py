@@ -1,7 +1,11 @@
 """A model and its context inside the child, through llama-cpp-python's low-level API.
 
-Several windows are decoded as the sequences of one batch. Every position is an output: with fewer, llama.cpp
-skips the last layer's feed-forward for the others, and their activations would be missing from the imatrix.
+Several windows are decoded as the sequences of one batch, while their logits fit into a gigabyte. A window whose own
+do not, say 8,192 tokens with a vocabulary of 262,144, is decoded in consecutive pieces on the same KV cache. Pieces are
+whole micro-batches, in which llama.cpp evaluates in any case, so it computes the same as in one piece.
+
+Logits are made from position `first` on. The imatrix uses none, and yet needs every position to be an output: llama.cpp
+skips the last layer's feed-forward for the others, and their activations would be missing.
 """
 
 from __future__ import annotations
@@ -51,16 +55,27 @@ class Session:
         self.vocab = llama.llama_model_get_vocab(self.model)
         self.n_vocab = int(llama.llama_vocab_n_tokens(self.vocab))
         self.context: Any = None
-        self._opened: tuple[int, int, Any] | None = None
+        self._opened: tuple[int, int, int, Any] | None = None
+        self._callback: Any = None
 
     def open(self, sequences: int, length: int, callback: Any = None, *, batch: int | None = None) -> None:
-        """A fresh context of `sequences` windows of `length` tokens, decoded up to `batch` (default: all) at a time.
+        """An empty context of `sequences` windows of `length` tokens, decoded up to `batch` (default: all) at a time.
 
-        `callback` is a cb_eval function or None.
+        `callback` is a cb_eval function or None. The context at hand serves again if it is such a one.
         """
-        batch = batch or sequences * length
+        wanted = (sequences, length, batch or sequences * length, callback)
+        if wanted != self._opened:
+            self._close()
+            self.context = self._new_context(*wanted)
+            self._opened = wanted
+        llama.llama_memory_clear(llama.llama_get_memory(self.context), True)
+
+    def _close(self) -> None:
         if self.context:
             llama.llama_free(self.context)
+        self.context = self._opened = None
+
+    def _new_context(self, sequences: int, length: int, batch: int, callback: Any) -> Any:
         parameters = llama.llama_context_default_params()
         parameters.n_ctx, parameters.n_batch = sequences * length, batch
         parameters.n_ubatch = min(_MICRO_BATCH, batch)
@@ -73,10 +88,11 @@ class Session:
         parameters.swa_full = False
         if callback is not None:
             parameters.cb_eval = callback
-        self._opened = (sequences, length, callback)  # which also keeps the callback alive: ctypes does not
-        self.context = llama.llama_init_from_model(self.model, parameters)
-        if not self.context:
+        self._callback = callback  # for as long as the context may call it: ctypes does not keep it alive
+        context = llama.llama_init_from_model(self.model, parameters)
+        if not context:
             raise EngineError(f"llama.cpp cannot make a context of {sequences} × {length} tokens")
+        return context
 
     def batches(self, chunks: Tokens) -> Iterator[Tokens]:
         """The windows [n, length] in groups that are decoded together."""
@@ -85,20 +101,31 @@ class Session:
         for start in range(0, len(chunks), step):
             yield chunks[start : start + step]
 
-    def forward(self, windows: Tokens, *, first: int = 0, callback: Any = None) -> Logits:
-        """Decode int32 windows [sequences, length], each on an empty cache.
+    def forward(self, windows: Tokens, *, first: int = 0, callback: Any = None) -> Iterator[tuple[int, Logits]]:
+        """Decode int32 windows [sequences, length], each on an empty cache, in one piece or, if one alone, in several.
 
-        Returns float32 logits [sequences, length - first, vocab]: a view that the next call overwrites.
+        Yields (position, float32 logits [sequences, positions, vocab] from that one on) of each piece that has
+        positions from `first` on: a view that the next piece overwrites.
         """
         sequences, length = windows.shape
-        if (sequences, length, callback) != self._opened:
-            self.open(sequences, length, callback)
-        llama.llama_memory_clear(llama.llama_get_memory(self.context), True)
-        positions = np.tile(np.arange(length, dtype=np.int32), sequences)
-        owners = np.repeat(np.arange(sequences, dtype=np.int32), length)
-        self.decode(windows.reshape(-1), positions, owners, positions >= first)
-        pointer = llama.llama_get_logits(self.context)
-        return np.ctypeslib.as_array(pointer, shape=(sequences, length - first, self.n_vocab))
+        self.open(sequences, length, callback)
+        step = self._piece(sequences, length)
+        for start in range(0, length, step):
+            piece = windows[:, start : start + step]
+            places = np.arange(start, start + piece.shape[1], dtype=np.int32)
+            owners = np.repeat(np.arange(sequences, dtype=np.int32), len(places))
+            positions = np.tile(places, sequences)
+            self.decode(piece.reshape(-1), positions, owners, positions >= first)
+            outputs = int(np.count_nonzero(places >= first))
+            if outputs:
+                pointer = llama.llama_get_logits(self.context)
+                logits = np.ctypeslib.as_array(pointer, shape=(sequences, outputs, self.n_vocab))
+                yield max(start, first), logits
+
+    def _piece(self, sequences: int, length: int) -> int:
+        """Positions to decode at a time: all, or as many whole micro-batches as have logits that fit."""
+        fit = _MAX_LOGIT_BYTES // (sequences * self.n_vocab * 4)
+        return length if length <= fit else max(1, fit // _MICRO_BATCH) * _MICRO_BATCH
 
     def decode(self, tokens: Tokens, positions: Tokens, owners: Tokens, outputs: NDArray[np.bool_]) -> None:
         """One llama_decode of tokens [n], each at its position of its sequence; raises EngineError if it fails."""
@@ -167,5 +194,7 @@ def detokenize(session: Session, tokens: Tokens) -> Iterator[str]:
 def logits(session: Session, chunks: Tokens) -> Iterator[Logits]:
     """float32 [length, vocab] of each window of int32 chunks [n, length]."""
     for windows in session.batches(chunks):
-        for window in session.forward(windows):
-            yield window.copy()
+        found = np.empty((*windows.shape, session.n_vocab), dtype=np.float32)
+        for start, piece in session.forward(windows):
+            found[:, start : start + piece.shape[1]] = piece
+        yield from found

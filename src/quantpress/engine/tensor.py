@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from quantpress.engine.ggml import library_path
+from quantpress.engine.ggml import load
 from quantpress.errors import EngineError
 
 __all__ = ["Library", "Tensor", "checked_library"]
@@ -62,12 +62,7 @@ class Library:
 @functools.cache
 def checked_library() -> Library:
     """The library that llama.cpp uses; raises EngineError if its struct ggml_tensor is another than `Tensor`."""
-    path = library_path()
-    try:
-        functions = ctypes.CDLL(str(path))
-        _declare(functions)
-    except (OSError, AttributeError) as error:
-        raise EngineError(f"{path}: cannot be used: {error}. Reinstall llama-cpp-python 0.3.36 or later") from error
+    functions = load(_signatures())
     context = functions.ggml_init(_InitParameters(1 << 20, None, True))
     buffer = None
     try:
@@ -90,9 +85,9 @@ def _mismatch(field: str, expected: object, found: object) -> EngineError:
     )
 
 
-def _declare(functions: ctypes.CDLL) -> None:
+def _signatures() -> dict[str, tuple[Any, tuple[Any, ...]]]:
     pointer, int64, size, int_ = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t, ctypes.c_int
-    signatures: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    return {
         "ggml_init": (pointer, (_InitParameters,)),
         "ggml_free": (None, (pointer,)),
         "ggml_new_tensor_4d": (pointer, (pointer, int_, int64, int64, int64, int64)),
@@ -111,9 +106,6 @@ def _declare(functions: ctypes.CDLL) -> None:
         "ggml_backend_buffer_is_host": (ctypes.c_bool, (pointer,)),
         "ggml_backend_tensor_get": (None, (pointer, pointer, size, size)),
     }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(functions, name)
-        function.restype, function.argtypes = result, arguments
 
 
 class _Probe:

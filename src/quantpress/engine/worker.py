@@ -6,6 +6,7 @@ An operation is a generator `op(session, **arguments)`; each item it yields is s
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ def main() -> None:
                 for item in OPS[op](session, **arguments):
                     send(replies, ("item", item))
             except QuantpressError as error:
-                send(replies, ("error", error))
+                _send_error(replies, error)
             except Exception as error:
                 traceback.print_exc()
                 send(replies, ("error", EngineError(f"{type(error).__name__}: {error}")))
@@ -54,13 +55,18 @@ def main() -> None:
         return  # the parent is finished with us
 
 
+def _send_error(replies: BinaryIO, error: QuantpressError) -> None:
+    """Send an error with its parts, or its message alone where a part of it cannot cross to the parent."""
+    try:
+        send(replies, ("error", error))
+    except (pickle.PicklingError, TypeError, AttributeError):  # pickle has refused before a byte was written
+        traceback.print_exc()
+        send(replies, ("error", EngineError(f"{type(error).__name__}: {error}")))
+
+
 def _streams() -> tuple[BinaryIO, BinaryIO]:
     """Our two pipes; whatever else writes to standard output goes to the log."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     return requests, replies
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from quantpress import gguf
 from quantpress.errors import ImatrixError
-from quantpress.imatrix.file import Imatrix, read
+from quantpress.imatrix.file import Imatrix, layers, read
 from quantpress.recipes.rules import Role
 from quantpress.recipes.sites import quantizable, role_of
 
@@ -29,6 +29,7 @@ __all__ = ["Audit", "Sparse", "Statistics", "audit", "check_model", "show", "sta
 
 _ACTIVE = 1e-5
 _LAYER = re.compile(r"blk\.(\d+)\.")
+_OUTSIDE = ("output.weight", "token_embd.weight")
 _OTHER_MODEL = "It was made from another model: make one with `quantpress imatrix`"
 
 
@@ -155,15 +156,37 @@ def _cossim(imatrix: Imatrix, name: str) -> float | None:
 
 
 def check_model(imatrix: Imatrix, model: gguf.GGUF) -> None:
-    """Raise ImatrixError unless the entries fit the weights of the same names (the embedding's, unused, may differ)."""
-    common = [name for name in imatrix.names if name in model.tensors]
-    if not common:
-        expected = f"entries for weights of {model.path}, such as {next(iter(_wanted(model)), 'none')}"
-        found = f"{len(imatrix.names)} others, such as {imatrix.names[0]}"
-        raise ImatrixError(imatrix.path, "entries", expected=expected, found=found, hint=_OTHER_MODEL)
-    for name in common:
-        tensor = model.tensors[name]
-        found_values, expected_values = imatrix.sums[name].size, tensor.cols * tensor.matrices
-        if found_values != expected_values and not name.startswith("token_embd"):
-            expected = f"{expected_values:,} values ({tensor.matrices} × {tensor.cols}, as in {model.path})"
-            raise ImatrixError(imatrix.path, name, expected=expected, found=f"{found_values:,}", hint=_OTHER_MODEL)
+    """Raise ImatrixError unless the entries can be of this model.
+
+    Every entry is of a weight of the model and has its size (an unused embedding's may differ), and every layer that
+    llama.cpp runs has entries. A single weight may lack one: no token went that way.
+    """
+    known = {*model.tensors, *_OUTSIDE}
+    for name in imatrix.names:
+        if name in model.tensors:
+            _check_size(imatrix, name, model)
+        elif name.partition(" (")[0] not in known:  # llama.cpp calls views of a weight "… (reshaped)"
+            expected = f"a weight of {model.path}, such as {next(iter(_wanted(model)), 'none')}"
+            raise ImatrixError(imatrix.path, name, expected=expected, found="none of that name", hint=_OTHER_MODEL)
+    run = _layers_run(model)
+    if bare := run - layers(imatrix.names):
+        expected, found = f"entries for the {len(run)} layers of {model.path}", f"none for {len(bare)} of them"
+        raise ImatrixError(imatrix.path, f"blk.{min(bare)}", expected=expected, found=found, hint=_OTHER_MODEL)
+
+
+def _check_size(imatrix: Imatrix, name: str, model: gguf.GGUF) -> None:
+    tensor = model.tensors[name]
+    found_values, expected_values = imatrix.sums[name].size, tensor.cols * tensor.matrices
+    if found_values != expected_values and not name.startswith("token_embd"):
+        expected = f"{expected_values:,} values ({tensor.matrices} × {tensor.cols}, as in {model.path})"
+        raise ImatrixError(imatrix.path, name, expected=expected, found=f"{found_values:,}", hint=_OTHER_MODEL)
+
+
+def _layers_run(model: gguf.GGUF) -> set[int]:
+    """The layers with weights; llama.cpp does not run those at the end that predict tokens beyond the next."""
+    architecture = model.get("general.architecture")
+    blocks, ahead = (model.get(f"{architecture}.{key}") for key in ("block_count", "nextn_predict_layers"))
+    found = layers(_wanted(model))
+    if isinstance(blocks, int) and isinstance(ahead, int):
+        found = {layer for layer in found if layer < blocks - ahead}
+    return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 from quantpress import gguf
 from quantpress import text as texts
 from quantpress.engine import Engine
-from quantpress.errors import GGUFError, ImatrixError, OutputError
+from quantpress.errors import GGUFError, ImatrixError, InputError, OutputError
 from quantpress.formats import TYPES
 from quantpress.imatrix.file import COUNTS, SUMS, Imatrix, whole_chunks, write
+from quantpress.model import check_threads, note_context, read_model
 from quantpress.progress import SILENT, Progress
 
 __all__ = ["imatrix", "partial_path"]
@@ -52,7 +52,7 @@ class _State:
 def imatrix(
     model: str | Path,
     *,
-    text: Sequence[str | Path],
+    text: texts.Paths,
     out: str | Path,
     chunks: int | None = None,
     context: int = 512,
@@ -68,7 +68,7 @@ def imatrix(
 
     Args:
         model: a GGUF file, best the unquantized one.
-        text: UTF-8 files; see `quantpress.text` for how they become chunks.
+        text: a UTF-8 file or several; see `quantpress.text` for how they become chunks.
         out: the file to write.
         chunks: at most so many chunks, default all that the text holds.
         context: tokens a chunk, at least 16.
@@ -80,16 +80,18 @@ def imatrix(
         every: chunks between two saves.
         progress: told of the chunks done.
 
-    Raises TextError, EngineError, ImatrixError if nothing could be collected, OutputError.
+    Raises GGUFError, InputError for what is no model or an unusable setting, TextError, EngineError, ImatrixError if
+    nothing could be collected, OutputError.
     """
-    model, out, files = Path(model), Path(out), [Path(file) for file in text]
-    if context < _FEWEST_TOKENS:
-        raise ImatrixError(model, "context", expected=f"at least {_FEWEST_TOKENS} tokens", found=context)
-    _check_writable(out)
+    model, out, files = Path(model), Path(out), texts.paths_of(text)
+    _check_settings(out, context, threads)
+    with read_model(model) as file:
+        note_context(file, context, progress)
+        digest = _model_digest(file)
     sequences = max(1, _BATCH // context)
     with Engine(model, threads=threads, context=context, sequences=sequences, gpu_layers=gpu_layers) as engine:
         windows = texts.chunks(engine, files, context, limit=chunks, chat=chat)
-        identity = _identity(model, windows, process_output, gpu_layers)
+        identity = _identity(digest, windows, process_output, gpu_layers)
         state = _resumed(partial_path(out), identity, progress) if resume else _State()
         _collect(engine, windows, state, _Saves(partial_path(out), identity, every), process_output, progress)
     if not state.sums:
@@ -100,10 +102,17 @@ def imatrix(
     return out
 
 
-def _check_writable(out: Path) -> None:
+def _check_settings(out: Path, context: int, threads: int | None) -> None:
     """Before hours of work, not after."""
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise OutputError(f"{out}: expected a file in a folder that can be written to; found none")
+    if context < _FEWEST_TOKENS:
+        raise InputError(None, "context", expected=f"at least {_FEWEST_TOKENS} tokens", found=context)
+    check_threads(threads)
+    if out.is_dir():
+        raise OutputError(f"{out}: expected the name of a file, found a folder")
+    if not out.parent.is_dir():
+        raise OutputError(f"{out}: {out.parent} is {'no folder' if out.parent.exists() else 'missing: make it first'}")
+    if not os.access(out.parent, os.W_OK):
+        raise OutputError(f"{out}: no permission to write into {out.parent}")
 
 
 def partial_path(out: Path) -> Path:
@@ -142,10 +151,10 @@ def _rounded(state: _State, datasets: tuple[str, ...], context: int) -> Imatrix:
     return Imatrix(sums, state.counts, datasets, whole_chunks(state.counts, context), context)
 
 
-def _identity(model: Path, windows: Tokens, process_output: bool, gpu_layers: int) -> str:
+def _identity(model: str, windows: Tokens, process_output: bool, gpu_layers: int) -> str:
     """A digest of all that decides the sums; the number of threads does not."""
     facts = {
-        "model": _model_identity(model),
+        "model": model,
         "tokens": hashlib.sha256(windows.tobytes()).hexdigest(),
         "shape": windows.shape,
         "process_output": process_output,
@@ -155,16 +164,15 @@ def _identity(model: Path, windows: Tokens, process_output: bool, gpu_layers: in
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _model_identity(model: Path) -> str:
+def _model_digest(file: gguf.GGUF) -> str:
     """Size and time of each part; name, shape, type and first bytes of each tensor: hashing it all takes minutes."""
     digest = hashlib.sha256()
-    with gguf.read(model) as file:
-        for path in file.paths:
-            status = path.stat()
-            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
-        for name, tensor in file.tensors.items():
-            digest.update(f"{name} {tensor.shape} {tensor.type.name}\n".encode())
-            digest.update(file.data(name)[:1, :_SAMPLE].tobytes())
+    for path in file.paths:
+        status = path.stat()
+        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+    for name, tensor in file.tensors.items():
+        digest.update(f"{name} {tensor.shape} {tensor.type.name}\n".encode())
+        digest.update(file.data(name)[:1, :_SAMPLE].tobytes())
     return digest.hexdigest()
 
 

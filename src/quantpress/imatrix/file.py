@@ -11,8 +11,9 @@ counts every column as 1.
 
 from __future__ import annotations
 
+import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from quantpress.formats import TYPES
 from quantpress.imatrix.legacy import read_legacy
 from quantpress.metadata import ImatrixInfo
 
-__all__ = ["Imatrix", "merge", "read", "whole_chunks", "write"]
+__all__ = ["Imatrix", "layers", "merge", "read", "whole_chunks", "write"]
 
 Sums = NDArray[np.float32]
 Counts = NDArray[np.int64]
@@ -34,6 +35,7 @@ Counts = NDArray[np.int64]
 SUMS, COUNTS = ".in_sum2", ".counts"
 _CHUNK_SIZE = 512
 _MOST_TOKENS = 2.0**53
+_LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +203,9 @@ def merge(paths: Sequence[str | Path], out: str | Path, *, chunk_size: int | Non
     """Add importance matrices up and write one; sums and counts add, datasets follow one another.
 
     A legacy file holds means of chunks: they count as chunks of `chunk_size` tokens, default that of the first GGUF
-    file among the others, or 512. Raises ImatrixError where two have different numbers of values for a weight.
+    file among the others, or 512. An entry that only some have is kept as it is: experts may have been of no use to
+    a text. Raises ImatrixError where two have different layers, or different numbers of values for a weight: they are
+    of different models.
     """
     found = [read(path) for path in paths]
     if not found:
@@ -223,15 +227,28 @@ def _raw(one: Imatrix, chunk_size: int) -> Imatrix:
 
 
 def _sum(a: Imatrix, b: Imatrix) -> Imatrix:
+    hint = f"It cannot be merged with {a.path}: they belong to different models"
+    _check_layers(a, b, hint)
     sums, counts = {**a.sums, **b.sums}, {**a.counts, **b.counts}
     for name in a.sums.keys() & b.sums.keys():
         if a.sums[name].size != b.sums[name].size or not _share_counts(a.counts[name], b.counts[name]):
             expected, shape = a.sums[name].shape, b.sums[name].shape
-            hint = f"It cannot be merged with {a.path}: they belong to different models"
             raise ImatrixError(b.path, name, expected=f"shape {expected}", found=f"shape {shape}", hint=hint)
         counts[name] = a.counts[name] + b.counts[name]  # one count stands for every matrix
         sums[name] = a.sums[name].reshape(len(counts[name]), -1) + b.sums[name].reshape(len(counts[name]), -1)
     return Imatrix(sums, counts, a.datasets + b.datasets, whole_chunks(counts, a.chunk_size), a.chunk_size, a.path)
+
+
+def _check_layers(a: Imatrix, b: Imatrix, hint: str) -> None:
+    expected, found = layers(a.names), layers(b.names)
+    if expected != found:
+        what = f"{len(found)}; blk.{min(expected ^ found)} is in only one of the two"
+        raise ImatrixError(b.path, "layers", expected=f"the {len(expected)} of {a.path}", found=what, hint=hint)
+
+
+def layers(names: Iterable[str]) -> set[int]:
+    """The numbers of the layers that weights belong to."""
+    return {int(found[1]) for name in names if (found := _LAYER.match(name))}
 
 
 def whole_chunks(counts: Mapping[str, Counts], chunk_size: int) -> int:

@@ -59,7 +59,7 @@ def read_legacy(path: Path) -> dict[str, Any]:
     """
     cursor = _Cursor(path)
     sums, counts = {}, {}
-    for number in range(1, cursor.number("number of entries", 1, cursor.left // _SMALLEST_ENTRY) + 1):
+    for number in range(1, _entries(cursor) + 1):
         name = _name(cursor, f"entry {number}")
         if name in sums:
             raise ImatrixError(path, name, expected="one entry", found="two")
@@ -73,6 +73,15 @@ def read_legacy(path: Path) -> dict[str, Any]:
         "chunk_count": chunks,
         "datasets": datasets,
     }
+
+
+def _entries(cursor: _Cursor) -> int:
+    """The first number of the file; where it cannot be one of entries, this is another kind of file."""
+    found = int.from_bytes(cursor.data[:4], "little", signed=True)
+    if not 1 <= found <= (cursor.left - 4) // _SMALLEST_ENTRY:
+        what = f"neither a GGUF nor a legacy imatrix (it would begin with {found:,} entries)"
+        raise ImatrixError(cursor.path, "file", expected="an importance matrix", found=what)
+    return cursor.number("number of entries", 1, found)
 
 
 def _name(cursor: _Cursor, field: str) -> str:

@@ -70,8 +70,8 @@ class MixedPrecision:
             use(self.top, FFN, RankedTop(self.fraction)),
         )
         description = (
-            f"Embedding and output in {self.output}, attention in {self.attention}, the {100 * self.fraction:g} % of "
-            f"the FFN tensors with the largest mean |w| in {self.top}, the others in {self.rest}"
+            f"FFN in {self.rest}, its {100 * self.fraction:g} % of largest mean |w| in {self.top}, attention in "
+            f"{self.attention}, embedding and output in {self.output}"
         )
         name = f"MP:{','.join(changed)}" if changed else "MP"
         return Recipe(name, file_type_of(self.rest), self.attention, rules, description, ranked=True)
