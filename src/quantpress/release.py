@@ -166,7 +166,7 @@ def _release(run: _Run, source: Path, given: Mapping[str, Sequence[str | Path]],
         purpose: text_of(purpose, files, base, ledger, tokens[purpose], settings.seed, run.machine)
         for purpose, files in given.items()
     }
-    facts["texts"] = {purpose: asdict(replace(text, files=())) for purpose, text in texts.items()}
+    facts["texts"] = {purpose: {"by_model": text.by_model, "sha256": text.sha256} for purpose, text in texts.items()}
     importance = _importance(run, base, texts["calibration"])
     variants = _variants(run, base, importance, plans)
     results = _describe(run, base, variants, _measure(run, base, variants, texts["evaluation"]))
