@@ -200,3 +200,12 @@ def test_an_option_takes_several_files(arguments: str, monkeypatch: pytest.Monke
     assert str(call["source"]) == "SOURCE"
     assert list(map(str, call["calibration"])) == ["a", "b"]
     assert list(map(str, call["evaluation"])) == ["c"]
+
+
+def test_an_unknown_instruction_set_is_the_users_error(bf16_gguf: Path, data: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "QUANTPRESS_ISA": "mmx"}
+    collect = ("imatrix", bf16_gguf, "--text", data / "prose.txt", "-o", tmp_path / "I.gguf")
+    for command in (("info",), collect):
+        done = quantpress(*command, code=2, env=environment)
+        assert "QUANTPRESS_ISA: expected one of" in done.stderr
+        assert "found mmx" in done.stderr

@@ -1,11 +1,14 @@
-"""How many threads to use where the user does not say."""
+"""The processor: how many threads to use where the user does not say, and which instruction set the core uses."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["default_threads"]
+from quantpress import _native
+from quantpress.errors import InputError
+
+__all__ = ["default_threads", "instruction_set"]
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of cgroup v2: microseconds of CPU time in a period, or "max"; the period
 
@@ -18,3 +21,11 @@ def default_threads() -> int:
     except (OSError, ValueError):  # another system, or no quota
         return available
     return max(1, min(available, round(quota / period)))
+
+
+def instruction_set() -> str:
+    """The instruction set that the core uses; raises InputError for a QUANTPRESS_ISA that is not available."""
+    try:
+        return _native.isa()
+    except ValueError as error:
+        raise InputError(None, str(error)) from error

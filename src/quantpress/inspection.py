@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from quantpress import _native
+from quantpress.cpu import instruction_set
 from quantpress.engine import about
-from quantpress.errors import InputError
 from quantpress.gguf import read
 
 __all__ = ["info", "inspect"]
@@ -51,10 +51,7 @@ def info() -> dict[str, Any]:
     Keys: `version`, `isa` (the one in use), `isas` (all that this machine can use, the best first), `engine`
     {"llama_cpp_python", "llama_cpp", "system", "gpu_offload"}.
     """
-    try:
-        isa = _native.isa()
-    except ValueError as error:
-        raise InputError(None, str(error)) from error
+    isa = instruction_set()
     return {"version": version("quantpress"), "isa": isa, "isas": _native.isas(), "engine": about()}
 
 

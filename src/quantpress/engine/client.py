@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpress.cpu import default_threads
+from quantpress.cpu import default_threads, instruction_set
 from quantpress.engine.messages import ModelInfo, Scores, Settings, Timing, Tokens
 from quantpress.engine.supervisor import Child
 
@@ -43,6 +43,7 @@ class Engine:
         cache_type: str = "F16",
         vocab_only: bool = False,
     ) -> None:
+        instruction_set()  # a wrong QUANTPRESS_ISA is the user's error, not the child's
         threads = threads or default_threads()
         self.child = Child(Settings(str(model), threads, context, sequences, gpu_layers, cache_type, vocab_only))
         try:
