@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,10 +148,11 @@ def release(
     settings = Settings(names, chat, encoder, context, *sampled, seed, split_bytes, repository)
     _check(settings, bool(calibration or evaluation))
     machine = {"threads": threads, "gpu_layers": gpu_layers, "progress": progress}
-    with _folder(Path(os.path.abspath(out))) as folder:
+    source = Path(os.path.abspath(source))
+    with _folder(Path(os.path.abspath(out)), model_name(source)) as folder:
         run = _Run(settings, machine, Ledger(folder / "release.json"))
         given = {"calibration": calibration, "evaluation": evaluation}
-        return _release(run, Path(os.path.abspath(source)), given, base_model)
+        return _release(run, source, given, base_model)
 
 
 def _release(run: _Run, source: Path, given: Mapping[str, Sequence[str | Path]], base_model: str | None) -> Path:
@@ -195,20 +197,26 @@ def _check(settings: Settings, given_text: bool) -> None:
 
 
 @contextlib.contextmanager
-def _folder(out: Path) -> Iterator[Path]:
+def _folder(out: Path, model: str) -> Iterator[Path]:
     """The release folder, for this run alone, without what a killed run may have left half-written."""
     make_folder(out / "work")
     lock = os.open(out / "work", os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for pattern in (".*.partial", "*/.*.partial", "work/quantpress-*"):
+        _lock(lock, out)
+        name = glob.escape(model)
+        for pattern in (f".{name}-*.partial", f"{name}-*/.{name}-*.partial", "work/.*.partial", "work/quantpress-*"):
             for left in out.glob(pattern):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield out
-    except BlockingIOError:
-        raise OutputError(f"{out}: another run is at work in this folder. Wait for it or choose another") from None
     finally:
         os.close(lock)
+
+
+def _lock(lock: int, out: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"{out}: another run is at work in this folder. Wait for it or choose another") from None
 
 
 def _plans(run: _Run, base: Base, calibration: Sequence[str | Path]) -> dict[str, Plan]:

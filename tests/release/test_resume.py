@@ -105,9 +105,13 @@ def test_damaged_books_vouch_for_nothing(bf16_gguf: Path, tmp_path: Path, text: 
 def test_what_a_killed_run_left_is_removed(bf16_gguf: Path, tmp_path: Path, text: Path) -> None:
     out = tmp_path / "out"
     (out / "work" / "quantpress-scratch").mkdir(parents=True)
-    (out / ".demo-gemma3-IQ2_M.gguf.partial").touch()
+    (out / "demo-gemma3-Q8_0").mkdir()
+    for name in (".demo-gemma3-IQ2_M.gguf.partial", "demo-gemma3-Q8_0/.demo-gemma3-Q8_0-00001-of-00002.gguf.partial"):
+        (out / name).touch()
+    (out / ".somebody-elses.partial").touch()
     run(bf16_gguf, out, text)
-    assert not [path for path in out.rglob("*") if "partial" in path.name or "scratch" in path.name]
+    left = {path.name for path in out.rglob("*") if "partial" in path.name or "scratch" in path.name}
+    assert left == {".somebody-elses.partial"}
 
 
 def test_one_run_at_a_time(bf16_gguf: Path, tmp_path: Path, text: Path) -> None:
