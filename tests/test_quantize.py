@@ -121,7 +121,7 @@ def test_stock_llama_cpp_runs_the_result(bf16_gguf: Path, tmp_path: Path) -> Non
     tokens = np.arange(10, 42, dtype=np.int32)[None]
     logits = []
     for path in (bf16_gguf, *files):
-        with Engine(path, context=64) as engine:
+        with Engine(path) as engine:
             logits.append(next(iter(engine.logits(tokens))))
     errors = [float(np.abs(found - logits[0]).mean()) for found in logits[1:]]
     assert 0 < errors[0] < 0.2 * errors[1] < 1

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from quantpress import _native
 from quantpress import text as texts
-from quantpress.engine import Engine, Scores
+from quantpress.engine import Engine, Scores, Tokens
 from quantpress.errors import DiskFullError, InputError, OutputError
 from quantpress.gguf import GGUF
 from quantpress.model import check_threads, note_context, read_model
@@ -38,8 +38,6 @@ __all__ = ["Evaluation", "affordable_chunks", "evaluate", "evaluations"]
 SCRATCH_LIMIT = 20 * 10**9  # bytes
 _FEWEST_TOKENS = 4
 _OTHER_MODEL = "It is no quantized form of that model"
-
-Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def evaluations(
     _check_settings(context, threads, scratch_limit)
     _check_models(base, files, context, progress)
     others = [file for file in files if not file.samefile(base)]
-    machine: dict[str, Any] = {"threads": threads, "gpu_layers": gpu_layers, "context": context}
+    machine: dict[str, Any] = {"threads": threads, "gpu_layers": gpu_layers}
     first = context // 2
     with _scratch_folder(scratch) as folder:
         distributions = folder / "distributions"

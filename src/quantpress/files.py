@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,17 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def output_errors(path: Path, needed: int) -> Iterator[None]:
-    """Turn the system's errors in writing `needed` bytes to `path` into DiskFullError and OutputError."""
+def output_errors(path: Path, needed: int, free: Callable[[], int] | None = None) -> Iterator[None]:
+    """Turn the system's errors in writing `needed` bytes to `path` into DiskFullError and OutputError.
+
+    `free` tells the bytes that there is room for; default what the disk has left.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in _DISK_FULL:
-            raise DiskFullError(path, needed, shutil.disk_usage(path.parent).free) from error
+            left = free() if free else shutil.disk_usage(path.parent).free
+            raise DiskFullError(path, needed, left) from error
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

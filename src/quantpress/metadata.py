@@ -15,7 +15,7 @@ from quantpress.gguf import Metadata, Value
 if TYPE_CHECKING:
     from quantpress.gguf import GGUF
 
-__all__ = ["ImatrixInfo", "quantized_metadata"]
+__all__ = ["QUANTIZATION_VERSION", "ImatrixInfo", "quantized_metadata"]
 
 QUANTIZATION_VERSION = 2
 DROPPED = ("split.", "quantize.imatrix.")

@@ -19,18 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quantpress import gguf
 from quantpress.chat import Conversation, Template, render
 from quantpress.errors import TextError
 
 if TYPE_CHECKING:
-    from quantpress.engine import Engine
+    from quantpress.engine import Engine, Tokens
 
 __all__ = ["Paths", "chunks", "conversations", "passages", "paths_of", "read_text"]
 
-Tokens = NDArray[np.int32]
 Paths = str | Path | Sequence[str | Path]
 
 _PASSAGE = 1500

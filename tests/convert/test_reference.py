@@ -24,7 +24,7 @@ def reference(data: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def engine(f32_gguf: Path, reference: dict[str, np.ndarray]) -> Engine:
-    with Engine(f32_gguf, context=reference["tokens"].shape[1]) as running:
+    with Engine(f32_gguf) as running:
         yield running
 
 
@@ -51,6 +51,6 @@ def test_logits_of_an_unusual_configuration(data: Path, tmp_path: Path) -> None:
     with np.load(data / LOGITS) as stored:
         tokens, positions, expected = stored["tokens"], stored["positions"], stored["logits"]
     model = convert(older_style(tmp_path), tmp_path / "out.gguf", type="F32")
-    with Engine(model, context=len(tokens)) as engine:
+    with Engine(model) as engine:
         found = next(iter(engine.logits(tokens[None])))[positions]
     assert np.abs(found - expected).max() < TOLERANCE * expected.std()

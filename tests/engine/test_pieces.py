@@ -21,7 +21,7 @@ FIRST = 270
 @pytest.fixture(scope="module")
 def session(f32_gguf: Path) -> Session:
     """In this process, where the limit can be lowered."""
-    return Session(Settings(str(f32_gguf), 1, 1030, 1, 0, "F16"))
+    return Session(Settings(str(f32_gguf), 1, 1, 0, "F16"))
 
 
 @pytest.fixture

@@ -203,6 +203,6 @@ def test_an_error_in_the_kernel_reaches_the_caller(moe: Any, monkeypatch: pytest
         raise RuntimeError("broken kernel")
 
     monkeypatch.setattr(activations._native, "add_squares", broken)
-    session = Session(Settings(str(moe), 1, 32, 1, 0, "F16"))
+    session = Session(Settings(str(moe), 1, 1, 0, "F16"))
     with pytest.raises(RuntimeError, match="broken kernel"):
         list(activations.activations(session, np.ones((1, 32), dtype=np.int32), 1, False))

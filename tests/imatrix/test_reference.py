@@ -94,7 +94,7 @@ def test_in_float32_they_are_the_same_bits(
     model = f32_gguf if name == "demo.gguf" else moe
     with Engine(model, vocab_only=True) as engine:
         windows = chunks(engine, [prose], context, limit=count)
-    session = Session(Settings(str(model), 1, context, 2048 // context, 0, "F16"))
+    session = Session(Settings(str(model), 1, 2048 // context, 0, "F16"))
     ((done, found),) = activations.activations(session, windows, count, True)
     theirs = read(reference / name)
     assert (done, sorted(found)) == (count, sorted(theirs.names))

@@ -22,14 +22,13 @@ from quantpress.files import make_folder
 from quantpress.floats import Floats, float32_to_bf16
 from quantpress.formats import TYPES, TensorType
 from quantpress.gguf import Metadata, TensorSpec, Value, Writer
+from quantpress.metadata import QUANTIZATION_VERSION
 from quantpress.progress import SILENT, Progress
 
 __all__ = ["ARCHITECTURES", "Architecture", "convert"]
 
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """Type of the weights → `general.file_type`."""
-
-_QUANTIZATION_VERSION = 2
 
 
 def convert(
@@ -64,7 +63,7 @@ def convert(
     metadata = general(folder, gguf.MODEL_ARCH_NAMES[architecture.gguf], {n: s.shape for n, s in sources.items()})
     metadata |= architecture.metadata(config)
     metadata["general.file_type"] = Value.u32(_FILE_TYPES[wanted.name])
-    metadata["general.quantization_version"] = Value.u32(_QUANTIZATION_VERSION)
+    metadata["general.quantization_version"] = Value.u32(QUANTIZATION_VERSION)
     metadata |= architecture.vocabulary(folder, config.integer("vocab_size"))
     specs = [TensorSpec(name, one.shape[::-1], _stored_type(name, one, wanted)) for name, one in sources.items()]
     return _write(_writer(Path(out), metadata, specs, split_bytes), specs, sources, progress)

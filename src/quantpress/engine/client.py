@@ -23,7 +23,6 @@ class Engine:
     Args:
         model: a GGUF file that llama.cpp loads.
         threads: CPU threads, default all cores.
-        context: tokens a window.
         sequences: windows that may be decoded together.
         gpu_layers: layers to keep on a GPU, -1 for all.
         cache_type: type of the KV cache, F16 (llama.cpp's default) or F32.
@@ -37,7 +36,6 @@ class Engine:
         model: str | Path,
         *,
         threads: int | None = None,
-        context: int = 512,
         sequences: int = 4,
         gpu_layers: int = 0,
         cache_type: str = "F16",
@@ -45,7 +43,7 @@ class Engine:
     ) -> None:
         instruction_set()  # a wrong QUANTPRESS_ISA is the user's error, not the child's
         threads = threads or default_threads()
-        self.child = Child(Settings(str(model), threads, context, sequences, gpu_layers, cache_type, vocab_only))
+        self.child = Child(Settings(str(model), threads, sequences, gpu_layers, cache_type, vocab_only))
         try:
             self.info: ModelInfo = self._one("describe")
         except BaseException:

@@ -22,11 +22,10 @@ Tokens = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the child loads the model; `context` is in tokens a sequence, `gpu_layers` as in llama.cpp (-1: all)."""
+    """How the child loads the model; `gpu_layers` as in llama.cpp (-1: all)."""
 
     model: str
     threads: int
-    context: int
     sequences: int
     gpu_layers: int
     cache_type: str

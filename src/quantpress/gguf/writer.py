@@ -13,7 +13,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -21,13 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from quantpress.errors import DiskFullError, OutputError
+from quantpress.files import output_errors
 from quantpress.gguf.layout import TensorSpec, encode_header
 from quantpress.gguf.split import part_paths, split_plan
 from quantpress.gguf.values import Metadata
 
 __all__ = ["Writer"]
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Writer:
@@ -164,15 +163,9 @@ class Writer:
         with contextlib.suppress(OSError):
             self._close()
 
-    @contextlib.contextmanager
-    def _os_errors(self, path: Path) -> Iterator[None]:
+    def _os_errors(self, path: Path) -> contextlib.AbstractContextManager[None]:
         """Turn the system's errors into ours."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _DISK_FULL:
-                raise DiskFullError(path, sum(self.sizes), self._free()) from error
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        return output_errors(path, sum(self.sizes), self._free)
 
 
 def temporary(path: Path) -> Path:

@@ -8,7 +8,6 @@ on from there, and ends with the same bytes as one that was never interrupted.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 
 from quantpress import gguf
 from quantpress import text as texts
-from quantpress.engine import Engine
+from quantpress.engine import Engine, Tokens
 from quantpress.errors import GGUFError, ImatrixError, InputError, OutputError
+from quantpress.files import digest
 from quantpress.formats import TYPES
 from quantpress.imatrix.file import COUNTS, SUMS, Imatrix, whole_chunks, write
 from quantpress.model import check_threads, note_context, read_model
@@ -29,7 +29,6 @@ from quantpress.progress import SILENT, Progress
 
 __all__ = ["imatrix", "partial_path"]
 
-Tokens = NDArray[np.int32]
 _SAMPLE = 4096
 _FEWEST_TOKENS = 16
 _BATCH = 2048  # llama-imatrix's: llama.cpp's attention rounds differently with other numbers of sequences in a batch
@@ -87,11 +86,11 @@ def imatrix(
     _check_settings(out, context, threads)
     with read_model(model) as file:
         note_context(file, context, progress)
-        digest = _model_digest(file)
+        model_digest = _model_digest(file)
     sequences = max(1, _BATCH // context)
-    with Engine(model, threads=threads, context=context, sequences=sequences, gpu_layers=gpu_layers) as engine:
+    with Engine(model, threads=threads, sequences=sequences, gpu_layers=gpu_layers) as engine:
         windows = texts.chunks(engine, files, context, limit=chunks, chat=chat)
-        identity = _identity(digest, windows, process_output, gpu_layers)
+        identity = _identity(model_digest, windows, process_output, gpu_layers)
         state = _resumed(partial_path(out), identity, progress) if resume else _State()
         _collect(engine, windows, state, _Saves(partial_path(out), identity, every), process_output, progress)
     if not state.sums:
@@ -161,19 +160,19 @@ def _identity(model: str, windows: Tokens, process_output: bool, gpu_layers: int
         "gpu_layers": gpu_layers,
         "llama_cpp_python": version("llama_cpp_python"),
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return digest(facts)
 
 
 def _model_digest(file: gguf.GGUF) -> str:
     """Size and time of each part; name, shape, type and first bytes of each tensor: hashing it all takes minutes."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for path in file.paths:
         status = path.stat()
-        digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+        found.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
     for name, tensor in file.tensors.items():
-        digest.update(f"{name} {tensor.shape} {tensor.type.name}\n".encode())
-        digest.update(file.data(name)[:1, :_SAMPLE].tobytes())
-    return digest.hexdigest()
+        found.update(f"{name} {tensor.shape} {tensor.type.name}\n".encode())
+        found.update(file.data(name)[:1, :_SAMPLE].tobytes())
+    return found.hexdigest()
 
 
 def _save(saves: _Saves, state: _State) -> None:
