@@ -12,6 +12,7 @@
 
 #include "dispatch.hpp"
 #include "parallel.hpp"
+#include "tile.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -123,6 +124,62 @@ auto compare(const Array<const std::uint16_t, nb::ndim<2>, nb::c_contig> &packed
     return nb::make_tuple(own(std::move(nll), rows), own(std::move(kld), rows), own(std::move(same_top), rows));
 }
 
+using Packed = Array<const std::uint8_t, nb::ndim<2>, nb::c_contig>;
+using Encoded = std::optional<Array<std::uint8_t, nb::ndim<2>, nb::c_contig>>;
+
+void check_rows(const Codec &codec, std::size_t cols, std::size_t bytes, const char *name) {
+    if (cols % codec.block)
+        throw std::invalid_argument(std::string(codec.type) + ": expected rows of a multiple of " +
+                                    std::to_string(codec.block) + " weights, found " + std::to_string(cols));
+    if (bytes != cols / codec.block * codec.bytes)
+        throw std::invalid_argument(std::string(name) + ": expected rows of " +
+                                    std::to_string(cols / codec.block * codec.bytes) + " bytes, found " +
+                                    std::to_string(bytes));
+}
+
+Target target(const std::string &type, const Encoded &out, double *errors, const Tile &tile, const std::string &isa) {
+    const Codec found = codec(type, isa);
+    check_rows(found, tile.cols, out ? out->shape(1) : tile.cols / found.block * found.bytes, "out");
+    expect(!out || out->shape(0) == tile.rows, "out: expected as many rows as data");
+    return {found, out ? out->data() : nullptr, errors};
+}
+
+std::optional<std::size_t> encode_rows(const Packed &data, const std::string &source, std::size_t cols,
+                                       const std::vector<std::string> &types, const std::vector<Encoded> &out,
+                                       const std::optional<Array<const float, nb::ndim<1>, nb::c_contig>> &importance,
+                                       const std::optional<Array<double, nb::ndim<2>, nb::c_contig>> &errors,
+                                       float limit, int effort, int threads, const std::string &isa) {
+    const Tile tile{data.data(), codec(source, isa), data.shape(0), cols, importance ? importance->data() : nullptr, limit};
+    check_rows(tile.source, cols, data.shape(1), "data");
+    expect(!importance || importance->shape(0) == cols, "importance: expected one value a column");
+    expect(out.size() == types.size(), "out: expected one array or None a type");
+    expect(!errors || (errors->shape(0) == types.size() && errors->shape(1) == tile.rows),
+           "errors: expected [types, rows]");
+    expect(effort >= 0 && effort <= 2, "effort: expected 0, 1 or 2");
+    std::vector<Target> targets;
+    for (std::size_t i = 0; i < types.size(); ++i)
+        targets.push_back(target(types[i], out[i], errors ? errors->data() + i * tile.rows : nullptr, tile, isa));
+    const Kernels &use = kernels(isa == "reference" ? "baseline" : isa);
+    const nb::gil_scoped_release released;
+    const std::size_t bad = encode(use, tile, targets, static_cast<Effort>(effort), threads);
+    return bad == kGood ? std::nullopt : std::optional(bad);
+}
+
+void decode_rows(const Packed &data, const std::string &source, const Array<float, nb::ndim<2>, nb::c_contig> &out,
+                 int threads, const std::string &isa) {
+    const Codec found = codec(source, isa);
+    check_rows(found, out.shape(1), data.shape(1), "data");
+    expect(out.shape(0) == data.shape(0), "out: expected as many rows as data");
+    const nb::gil_scoped_release released;
+    decode(found, data.data(), data.shape(0), out.shape(1), out.data(), threads);
+}
+
+std::vector<std::string> types() {
+    std::vector<std::string> names;
+    for (const Codec &found : kernels("baseline").codecs) names.emplace_back(found.type);
+    return names;
+}
+
 std::vector<std::string> isas() {
     std::vector<std::string> names;
     for (const Kernels *candidate : available()) names.emplace_back(candidate->isa);
@@ -136,6 +193,12 @@ NB_MODULE(_native, module) {
     using namespace quantpress;
     module.def("isa", [] { return std::string(kernels().isa); });
     module.def("isas", &isas);
+    module.def("types", &types);
+    module.def("encode", &encode_rows, "data"_a.noconvert(), "source"_a, "cols"_a, "types"_a, "out"_a.noconvert(),
+               "importance"_a.noconvert() = nb::none(), nb::kw_only(), "errors"_a.noconvert() = nb::none(),
+               "limit"_a = 3.4028235e38f, "effort"_a = 1, "threads"_a = 1, "isa"_a = "");
+    module.def("decode", &decode_rows, "data"_a.noconvert(), "source"_a, "out"_a.noconvert(), nb::kw_only(),
+               "threads"_a = 1, "isa"_a = "");
     module.def("packed_words", &packed_words, "vocab"_a);
     module.def("add_squares", &add_squares, "x"_a.noconvert(), "sums"_a.noconvert(),
                "matrix"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 1, "isa"_a = "");

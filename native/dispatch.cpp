@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "reference/table.hpp"
+
 namespace quantpress {
 namespace {
 
@@ -47,6 +49,20 @@ const Kernels &kernels(const std::string &isa) {
     if (!isa.empty()) return named(isa, "isa");
     static const Kernels &chosen = choose();
     return chosen;
+}
+
+Codec codec(const std::string &type, const std::string &isa) {
+    const bool scalar = isa == "reference";
+    const Kernels &use = kernels(scalar ? "baseline" : isa);
+    std::string names;
+    for (Codec found : use.codecs) {
+        names += std::string(names.empty() ? "" : ", ") + found.type;
+        if (type != found.type) continue;
+        for (const reference::Encoder &encoder : reference::encoders())
+            if (scalar && type == encoder.type) found.encode = encoder.encode;
+        return found;
+    }
+    throw std::invalid_argument("type: expected one of " + names + ", found " + type);
 }
 
 }  // namespace quantpress

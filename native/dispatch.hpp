@@ -15,4 +15,8 @@ const std::vector<const Kernels *> &available();
 // Throws std::invalid_argument, naming what there is, if it is not available here.
 const Kernels &kernels(const std::string &isa = {});
 
+// The encoder and decoder of a type, by its upper-case name; of isa "reference" the scalar encoder. Throws
+// std::invalid_argument, naming what there is, for an unknown type.
+Codec codec(const std::string &type, const std::string &isa = {});
+
 }  // namespace quantpress

@@ -13,8 +13,8 @@ import gguf
 import numpy as np
 import pytest
 
-from quantpress import encoding, formats
-from quantpress.encoding import Tile, check_finite, decode, encode_tile, encoder_named
+from quantpress import codec, encoding, formats
+from quantpress.encoding import ENCODERS, Tile, check_finite, decode, encode_tile, encoder_named
 from quantpress.engine import ggml
 from quantpress.errors import EngineError, InputError, PlanError
 from quantpress.formats import TYPES
@@ -104,17 +104,25 @@ def test_importance_lowers_the_weighted_error(name: str, importance: np.ndarray)
 @pytest.mark.parametrize("source", ["F32", "F16", "BF16"])
 def test_a_tile_is_encoded_to_all_its_types(source: str, x: np.ndarray, importance: np.ndarray) -> None:
     names = ["Q4_K", source, "IQ2_XXS", "F16", "F32"]
-    found = encode_tile(tile_of(x, source, *names, importance=importance))
     exact = decode(encoded(x, TYPES[source]), TYPES[source], COLS)
-    for name, data in zip(names, found, strict=True):
-        assert np.array_equal(data, ggml.quantize(exact, TYPES[name], importance)), name
+    tile = tile_of(x, source, *names, importance=importance)
+    for name, ours, theirs in zip(names, encode_tile(tile), encode_tile(tile, "ggml"), strict=True):
+        assert np.array_equal(theirs, ggml.quantize(exact, TYPES[name], importance)), name
+        assert np.array_equal(ours, codec.encode(exact, name, importance)), name
 
 
 def test_a_tile_of_a_block_type_is_decoded_first(x: np.ndarray) -> None:
     data = ggml.quantize(x, TYPES["Q8_0"], None)
     same, other = encode_tile(Tile("a.weight", 0, data, TYPES["Q8_0"], COLS, (TYPES["Q8_0"], TYPES["Q4_0"])))
     assert np.array_equal(same, data)
-    assert np.array_equal(other, ggml.quantize(decode(data, TYPES["Q8_0"], COLS), TYPES["Q4_0"], None))
+    assert np.array_equal(other, codec.encode(decode(data, TYPES["Q8_0"], COLS), "Q4_0"))
+
+
+@pytest.mark.parametrize("name", ["Q1_0", "Q2_0", "NVFP4"])
+def test_a_source_that_only_ggml_decodes(name: str, x: np.ndarray) -> None:
+    data = ggml.quantize(x, TYPES[name], None)
+    (found,) = encode_tile(Tile("a.weight", 0, data, TYPES[name], COLS, (TYPES["Q4_K"],)))
+    assert np.array_equal(found, codec.encode(ggml.dequantize(data, TYPES[name], COLS), "Q4_K"))
 
 
 def test_indices_are_copied() -> None:
@@ -134,11 +142,14 @@ def test_another_process_gives_the_same_bytes(x: np.ndarray, importance: np.ndar
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("source", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("wanted", ["IQ3_S", "Q4_K", "BF16", "F32"])
-def test_a_bad_weight_is_found_before_encoding(bad: float, source: str, wanted: str, x: np.ndarray) -> None:
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_bad_weight_is_found_before_encoding(
+    bad: float, source: str, wanted: str, encoder: str, x: np.ndarray
+) -> None:
     broken = x.copy()
     broken[9, 300] = bad
     with pytest.raises(InputError, match=r"tensor blk\.3\.ffn_up\.weight, row 49, column 300: expected a finite"):
-        encode_tile(tile_of(broken, source, wanted))
+        encode_tile(tile_of(broken, source, wanted), encoder)
 
 
 def test_a_signalling_nan_is_found() -> None:
@@ -161,7 +172,7 @@ def test_weights_that_no_block_holds_are_refused(name: str, size: float, x: np.n
     large = x.copy()
     large[6, 17] = -size
     with pytest.raises(InputError, match=r"tensor blk\.3\.ffn_up\.weight: expected weights up to 1e\+10, found"):
-        encode_tile(tile_of(large, "BF16", name, importance=importance))
+        encode_tile(tile_of(large, "BF16", name, importance=importance), "ggml")
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q6_K", "IQ3_S", "IQ4_XS"])
@@ -169,40 +180,52 @@ def test_scales_that_overflow_are_refused(name: str, x: np.ndarray) -> None:
     large = x.copy()
     large[6, 17] = 1e9
     with pytest.raises(InputError, match=rf"rows 40 to 51: expected weights that {name} can hold"):
+        encode_tile(tile_of(large, "BF16", name), "ggml")
+    with pytest.raises(
+        InputError, match=r"up\.weight, row 46, column 17: expected weights up to 65504, found 9.98244e\+08"
+    ):
         encode_tile(tile_of(large, "BF16", name))
-    assert encode_tile(tile_of(large, "BF16", "MXFP4"))  # its scales are powers of two and reach that far
+    assert encode_tile(tile_of(large, "BF16", "MXFP4"), "ggml")  # its scales are powers of two and reach that far
 
 
 def test_overflow_of_f16_is_refused(x: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"rows 40 to 51: expected weights that F16 can hold"):
+        encode_tile(tile_of(x * np.float32(1e7), "BF16", "F16"), "ggml")
+    with pytest.raises(InputError, match=r"row 40, column \d+: expected weights up to 65504, .* Keep this tensor in"):
         encode_tile(tile_of(x * np.float32(1e7), "BF16", "F16"))
+    assert encode_tile(tile_of(x * np.float32(1e7), "BF16", "F32"))
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, 1e30])
-def test_importance_that_would_abort_is_refused(bad: float, x: np.ndarray, importance: np.ndarray) -> None:
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_importance_that_would_abort_is_refused(
+    bad: float, encoder: str, x: np.ndarray, importance: np.ndarray
+) -> None:
     broken = importance.copy()
     broken[3] = bad
     with pytest.raises(InputError, match=r"importance of blk\.3\.ffn_up\.weight: expected values from 0"):
-        encode_tile(tile_of(x, "BF16", "IQ3_S", importance=broken))
+        encode_tile(tile_of(x, "BF16", "IQ3_S", importance=broken), encoder)
 
 
 def test_what_cannot_be_encoded_is_a_plan_error(x: np.ndarray, importance: np.ndarray) -> None:
     with pytest.raises(PlanError, match="IQ2_XXS: expected an importance matrix"):
-        encode_tile(tile_of(x, "BF16", "IQ2_XXS"))
-    with pytest.raises(PlanError, match="expected a type that can be encoded, found I32"):
+        encode_tile(tile_of(x, "BF16", "IQ2_XXS"), "ggml")
+    with pytest.raises(PlanError, match=r"expected a type that can be encoded by quantpress, found I32$"):
         encode_tile(tile_of(x, "BF16", "I32"))
+    with pytest.raises(PlanError, match="expected a type that can be encoded, found I32"):
+        ggml.quantize(x, TYPES["I32"], None)
     with pytest.raises(PlanError, match="a row of type Q4_K: expected a multiple of 256, found 96"):
         ggml.quantize(x[:, :96], TYPES["Q4_K"], None)
     with pytest.raises(PlanError, match="importance: expected 512 columns"):
         ggml.quantize(x, TYPES["Q4_K"], importance[:256])
-    with pytest.raises(PlanError, match="expected one of ggml, found mine"):
+    with pytest.raises(PlanError, match="expected one of quantpress, ggml, found mine"):
         encode_tile(tile_of(x, "BF16", "Q4_K"), "mine")
 
 
 def test_what_cannot_be_decoded_is_a_plan_error() -> None:
     data = np.zeros((2, 7), np.uint8)
     for name in ("F32", "BF16", "Q8_0", "I32"):
-        with pytest.raises(PlanError, match="decoding: expected rows of 32"):
+        with pytest.raises(PlanError, match=r"expected (uint8, )?rows of .*32"):
             decode(data, TYPES[name], 32)
 
 

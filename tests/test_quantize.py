@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,10 @@ import numpy as np
 import pytest
 
 from quantpress import gguf, tiles
-from quantpress.encoding import ENCODERS
-from quantpress.engine import Engine, ggml
+from quantpress.encoding import ENCODERS, Bytes, Tile
+from quantpress.engine import Engine
 from quantpress.errors import DiskFullError, GGUFError, ImatrixError, InputError, OutputError, PlanError
+from quantpress.formats import TensorType
 from quantpress.imatrix import Imatrix, write
 from quantpress.plan import plan
 from quantpress.progress import Progress
@@ -48,7 +50,8 @@ def assert_equal(model: Path, folder: Path, types: Sequence[str], imatrix: Imatr
     (folder / "theirs").mkdir()
     asked = requests.jobs(model, folder / "theirs", types, imatrix)
     with oracle.running(asked) as results:
-        ours = quantize(model, types=types, imatrix=imatrix.path if imatrix else None, out=folder / "ours", threads=2)
+        given = {"imatrix": imatrix.path if imatrix else None, "encoder": "ggml", "threads": 2}
+        ours = quantize(model, types=types, out=folder / "ours", **given)
         assert_results(asked, results(), ours)
 
 
@@ -64,7 +67,8 @@ def test_every_mix_with_imatrix(
     """In one process, because both would take their time to make the grids of the IQ types."""
     monkeypatch.setattr(tiles, "TILE", 1 << 16)
     types = [name for name in RECIPES if name != "Q1_0"]
-    ours = quantize(dense, types=types, imatrix=dense_imatrix.path, out=tmp_path / "ours", threads=2)
+    given = {"imatrix": dense_imatrix.path, "encoder": "ggml", "threads": 2}
+    ours = quantize(dense, types=types, out=tmp_path / "ours", **given)
     (tmp_path / "theirs").mkdir()
     asked = requests.jobs(dense, tmp_path / "theirs", types, dense_imatrix)
     assert_results(asked, oracle.run_here(asked), ours)
@@ -109,7 +113,7 @@ def test_requantizing_is_refused_unless_asked(dense: Path, tmp_path: Path) -> No
     (first,) = quantize(dense, types=["Q8_0"], out=tmp_path)
     with pytest.raises(PlanError, match=r"Q8_0\.gguf: tensor token_embd\.weight: expected a float type, found Q8_0"):
         quantize(first, types=["Q4_K_M"], out=tmp_path / "again")
-    (ours,) = quantize(first, types=["Q4_K_M"], out=tmp_path / "again", allow_requantize=True)
+    (ours,) = quantize(first, types=["Q4_K_M"], out=tmp_path / "again", allow_requantize=True, encoder="ggml")
     theirs = tmp_path / "theirs.gguf"
     job = oracle.Job(str(first), str(theirs), MIXES["Q4_K_M"].file_type, allow_requantize=True)
     assert oracle.run([job])[0].status == 0
@@ -143,12 +147,12 @@ def test_each_tensor_is_encoded_once_to_each_type(
 ) -> None:
     encoded: list[tuple[str, int]] = []
 
-    def count(x: np.ndarray, type: Any, importance: Any) -> Any:
-        encoded.append((type.name, x.size))
-        return ggml.quantize(x, type, importance)
+    def count(tile: Tile, types: Sequence[TensorType], effort: str) -> list[Bytes]:
+        encoded.extend((type.name, len(tile.data) * tile.cols) for type in types)
+        return ENCODERS["quantpress"].encode(tile, types, effort)
 
-    encoder = SimpleNamespace(quantize=count, requires_importance=ggml.requires_importance)
-    monkeypatch.setattr("quantpress.encoding.ENCODERS", {**ENCODERS, "counting": encoder})
+    counting = replace(ENCODERS["quantpress"], encode=count)
+    monkeypatch.setattr("quantpress.encoding.ENCODERS", {**ENCODERS, "counting": counting})
     types = ["Q4_K_M", "Q4_K_S", "Q4_K_L", "Q5_K_M", "Q6_K"]
     files = quantize(dense, types=types, imatrix=dense_imatrix.path, out=tmp_path, encoder="counting")
     pairs = set()
@@ -233,7 +237,18 @@ def test_an_embedding_that_ggml_cannot_encode_without_importance(dense: Path, tm
     (tmp_path / "types.txt").write_text("token_embd=iq2_xs\n")
     one = plan(dense, type="Q4_0", tensor_types=tmp_path / "types.txt")
     with pytest.raises(PlanError, match=r"covers token_embd\.weight \(IQ2_XS\), found none"):
+        quantize(dense, plans=[one], out=tmp_path / "out", encoder="ggml")
+    assert quantize(dense, plans=[one], out=tmp_path / "out")
+
+
+def test_a_type_that_only_ggml_encodes(dense: Path, tmp_path: Path) -> None:
+    (tmp_path / "types.txt").write_text("ffn_up=q2_0\n")
+    one = plan(dense, type="Q4_0", tensor_types=tmp_path / "types.txt")
+    message = r"ffn_up\.weight: expected a type that can be encoded by quantpress, found Q2_0\. --encoder ggml encodes"
+    with pytest.raises(PlanError, match=message):
         quantize(dense, plans=[one], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert quantize(dense, plans=[one], out=tmp_path / "out", encoder="ggml")
 
 
 def test_what_is_not_covered_is_said(dense: Path, tmp_path: Path) -> None:
@@ -268,8 +283,12 @@ def test_nothing_to_do_and_bad_settings(dense: Path, tmp_path: Path) -> None:
         quantize(dense, out=tmp_path)
     with pytest.raises(PlanError, match=r"expected one of .*Q4_K_M.*found Q4_K_Q"):
         quantize(dense, types=["Q4_K_Q"], out=tmp_path)
-    with pytest.raises(PlanError, match="encoder: expected one of ggml"):
+    with pytest.raises(PlanError, match="encoder: expected one of quantpress, ggml, found none"):
         quantize(dense, types=["Q4_0"], out=tmp_path, encoder="none")
+    with pytest.raises(PlanError, match="effort of quantpress: expected one of fast, normal, best, found slow"):
+        quantize(dense, types=["Q4_0"], out=tmp_path, effort="slow")
+    with pytest.raises(PlanError, match="effort of ggml: expected one of normal, found best"):
+        quantize(dense, types=["Q4_0"], out=tmp_path, encoder="ggml", effort="best")
     with pytest.raises(PlanError, match="threads: expected at least 1, found 0"):
         quantize(dense, types=["Q4_0"], out=tmp_path, threads=0)
     with pytest.raises(GGUFError):

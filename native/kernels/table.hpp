@@ -1,8 +1,9 @@
 // The kernels of one instruction set, as a value: what isa/ makes and dispatch.cpp chooses from.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include <span>
+
+#include "codec.hpp"
 
 namespace quantpress {
 
@@ -18,6 +19,9 @@ struct Kernels {
     double (*score)(const float *logits, std::size_t vocab, std::int32_t target);
     double (*pack)(const float *logits, std::size_t vocab, std::int32_t target, std::uint16_t *packed);
     Comparison (*compare)(const std::uint16_t *packed, const float *logits, std::size_t vocab, std::int32_t target);
+    std::size_t (*first_beyond)(const float *x, std::size_t n, float limit);
+    double (*weighted_error)(const float *x, const float *y, const float *importance, std::size_t cols);
+    std::span<const Codec> codecs;
 };
 
 // 16-bit words of a packed row, an even number. Static: of an inline function the linker keeps one copy for all files,

@@ -4,6 +4,7 @@ The public functions have the names of the commands. Some modules have them too:
 reaches into the module, `quantpress.plan(…)` is the function.
 """
 
+from quantpress.codec import decode, encode, error
 from quantpress.convert import convert
 from quantpress.engine import Engine
 from quantpress.errors import QuantpressError
@@ -20,6 +21,9 @@ __all__ = [
     "Plan",
     "QuantpressError",
     "convert",
+    "decode",
+    "encode",
+    "error",
     "evaluate",
     "imatrix",
     "info",

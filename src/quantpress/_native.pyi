@@ -5,6 +5,8 @@ be apart in memory, its columns must be adjacent; all other arrays are C-contigu
 wrong shape or an index out of range ValueError.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,34 @@ def isa() -> str:
 
 def isas() -> list[str]:
     """The instruction sets that this machine can use, best first, of avx512, avx2 and baseline."""
+
+def types() -> list[str]:
+    """The names of the tensor types that it encodes and decodes."""
+
+def encode(
+    data: NDArray[np.uint8],
+    source: str,
+    cols: int,
+    types: list[str],
+    out: Sequence[NDArray[np.uint8] | None],
+    importance: NDArray[np.float32] | None = None,
+    *,
+    errors: NDArray[np.float64] | None = None,
+    limit: float = ...,
+    effort: int = 1,
+    threads: int = 1,
+    isa: str = "",
+) -> int | None:
+    """Encodes rows of type `source`, data [rows, bytes of a row], to each of `types`, in one pass.
+
+    out: [rows, bytes of a row] a type, or None where the bytes are not wanted. errors [types, rows]: the squared error
+    of each row, weighted by importance [cols]. effort: 0 fast, 1 normal, 2 best. Returns None, or the index
+    (row * cols + column) of the first weight that is NaN or beyond ±limit; then nothing that was written has a meaning.
+    isa "reference": the scalar encoders.
+    """
+
+def decode(data: NDArray[np.uint8], source: str, out: NDArray[np.float32], *, threads: int = 1, isa: str = "") -> None:
+    """Decodes rows of type `source`, data [rows, bytes of a row], to out [rows, cols]."""
 
 def add_squares(
     x: NDArray[np.float32],

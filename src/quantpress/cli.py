@@ -81,7 +81,13 @@ Chunks = Annotated[
 Context = Annotated[int, typer.Option("--context", metavar="N", min=32, help="Tokens a window.")]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads; default all.")]
 GpuLayers = Annotated[int, typer.Option("--gpu-layers", metavar="N", help="Layers to keep on a GPU; -1: all.")]
-Encoder = Annotated[str, typer.Option("--encoder", metavar="NAME", help="Who encodes the weights.")]
+Encoder = Annotated[
+    str,
+    typer.Option("--encoder", metavar="NAME", help="Who encodes: quantpress, or ggml (the bytes of llama-quantize)."),
+]
+Effort = Annotated[
+    str, typer.Option("--effort", metavar="NAME", help="Time spent on a smaller error: fast, normal or best.")
+]
 Split = Annotated[
     float, typer.Option("--split-gb", metavar="GB", min=0.001, help="Split files larger than this, in GB (10^9 bytes).")
 ]
@@ -197,7 +203,8 @@ def quantize(
     type: Annotated[list[str], typer.Option("--type", metavar="RECIPE", help="A recipe; may be repeated.")] = [],  # noqa: B006
     plan: Annotated[list[Path], typer.Option("--plan", metavar="FILE", help="A plan.json; may be repeated.")] = [],  # noqa: B006
     imatrix: Imatrix = None,
-    encoder: Encoder = "ggml",
+    encoder: Encoder = "quantpress",
+    effort: Effort = "normal",
     split_gb: Split = 50,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Take a model that is quantized already, at a loss.")
@@ -216,6 +223,7 @@ def quantize(
         plans=plan,
         imatrix=imatrix,
         encoder=encoder,
+        effort=effort,
         threads=threads,
         split_bytes=int(split_gb * 1e9),
         allow_requantize=allow_requantize,
@@ -277,7 +285,8 @@ def release(
         list[Path], typer.Option("--evaluation", metavar="FILE", help="Text to measure on; may be repeated.")
     ] = [],  # noqa: B006
     chat: Chat = False,
-    encoder: Encoder = "ggml",
+    encoder: Encoder = "quantpress",
+    effort: Effort = "normal",
     context: Context = 512,
     calibration_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="Tokens to sample without --calibration.")
@@ -312,6 +321,7 @@ def release(
         evaluation=evaluation,
         chat=chat,
         encoder=encoder,
+        effort=effort,
         context=context,
         calibration_tokens=calibration_tokens,
         evaluation_tokens=evaluation_tokens,

@@ -1,58 +1,45 @@
 """The seam of quantization: rows of a matrix in, the same rows in every wanted type out.
 
 `encode_tile` is a pure, picklable function of a `Tile`. Whatever runs it stays outside: threads today, other processes
-or machines later. A tile never crosses a matrix, because each expert of a mixture has its own importance, and rows are
-encoded independently of each other, so the bytes do not depend on how a tensor is cut.
+or machines later. A tile never crosses a matrix, because each expert of a mixture has its own importance, and blocks
+are encoded independently of each other, so the bytes do not depend on how a tensor is cut.
 
-What an encoder keeps small: for each block, the squared error `sum_j importance[j] * (x[j] - decoded[j])**2`, where
-`importance[j]` is the mean square of the activation that column j meets; without it, a function of the weights alone.
-
-Why it looks for NaN and Inf before it encodes: ggml's encoders abort the process on some and write silently broken
-blocks, with finite scales, for the rest.
+Two encoders: our own core (codec.py), and ggml's, whose bytes are those that llama-quantize writes. Both are given
+finite weights only: ggml's abort the process on some others and write silently broken blocks, with finite scales, for
+the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantpress import codec
+from quantpress.codec import check_importance
 from quantpress.engine import ggml
 from quantpress.errors import InputError, PlanError
-from quantpress.floats import Floats, bf16_to_float32
-from quantpress.formats import TensorType
+from quantpress.floats import Floats
+from quantpress.formats import TYPES, TensorType
 
-__all__ = ["ENCODERS", "Encoder", "Tile", "check_finite", "decode", "encode_tile", "encoder_named"]
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "Tile",
+    "check_encodable",
+    "check_finite",
+    "decode",
+    "encode_tile",
+    "encoder_named",
+]
 
 Bytes = NDArray[np.uint8]
 
-# Far above what any block type can hold (scales are float16), far below where the encoders' sums overflow float32.
+# Far above what any block type can hold (scales are float16), far below where ggml's sums overflow float32.
 LARGEST_WEIGHT = 1e10
-LARGEST_IMPORTANCE = 1e15
-
-
-class Encoder(Protocol):
-    """What an encoder offers; a module with these functions is one."""
-
-    def quantize(self, x: Floats, type: TensorType, importance: Floats | None) -> Bytes:
-        """Encodes finite float32 [rows, cols] to uint8 [rows, bytes of a row]; importance: float32 [cols] or None."""
-
-    def requires_importance(self, type: TensorType) -> bool:
-        """Whether it cannot encode the type at all without importance."""
-
-
-ENCODERS: Mapping[str, Encoder] = MappingProxyType({"ggml": ggml})
-
-
-def encoder_named(name: str) -> Encoder:
-    """The encoder of that name; raises PlanError that lists the known ones."""
-    if name not in ENCODERS:
-        raise PlanError(None, "encoder", expected=f"one of {', '.join(ENCODERS)}", found=name)
-    return ENCODERS[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,40 +55,60 @@ class Tile:
     importance: Floats | None = None  # [cols]
 
 
-def encode_tile(tile: Tile, encoder: str = "ggml") -> list[Bytes]:
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Who encodes a tile's rows to types other than its own, and what it can spend on a smaller error."""
+
+    encode: Callable[[Tile, Sequence[TensorType], str], list[Bytes]]  # tile, types, effort
+    encodes: Callable[[TensorType], bool]
+    requires_importance: Callable[[TensorType], bool]  # to encode the type at all
+    efforts: tuple[str, ...]
+
+
+def encode_tile(tile: Tile, encoder: str = "quantpress", effort: str = "normal") -> list[Bytes]:
     """Encodes a tile to each of its types: uint8 [rows, bytes of a row] each, in the order of `tile.types`.
 
     Its own type gives the bytes of the source.
 
     Raises:
         InputError: a weight or an importance is NaN, infinite or beyond what a type can hold; names tensor and row.
-        PlanError: an unknown encoder, a type that cannot be encoded or decoded, rows of another length.
+        PlanError: an unknown encoder or effort, a type that it cannot encode or decode, rows of another length.
     """
-    coder = encoder_named(encoder)
+    coder = encoder_named(encoder, effort)
     others = [type for type in tile.types if type != tile.type]
     if tile.type.kind == "integer" and not others:
         return [tile.data for _ in tile.types]  # indices: nothing that could be NaN
-    x = decode(tile.data, tile.type, tile.cols)
-    check_finite(x, tile.tensor, tile.row)
-    if any(type.quantized for type in others):
-        _check_magnitudes(x, tile)
-    encoded = {type: _checked(coder.quantize(x, type, tile.importance), type, tile) for type in others}
+    check_encodable(others, encoder, tile.tensor)
+    encoded = dict(zip(others, coder.encode(tile, others, effort), strict=True))
     return [encoded.get(type, tile.data) for type in tile.types]
+
+
+def encoder_named(name: str, effort: str = "normal") -> Encoder:
+    """The encoder of that name; raises PlanError that lists the known ones, or the efforts that it has."""
+    if name not in ENCODERS:
+        raise PlanError(None, "encoder", expected=f"one of {', '.join(ENCODERS)}", found=name)
+    found = ENCODERS[name]
+    if effort not in found.efforts:
+        raise PlanError(None, f"effort of {name}", expected=f"one of {', '.join(found.efforts)}", found=effort)
+    return found
+
+
+def check_encodable(types: Iterable[TensorType], encoder: str, tensor: str) -> None:
+    """Raises PlanError for the first of a tensor's types that the encoder does not encode; says which one does."""
+    for type in types:
+        able = [name for name, coder in ENCODERS.items() if coder.encodes(type)]
+        if encoder not in able:
+            expected = f"a type that can be encoded by {encoder}"
+            hint = f"--encoder {able[0]} encodes it" if able else None
+            raise PlanError(None, f"tensor {tensor}", expected=expected, found=type.name, hint=hint)
 
 
 def decode(data: Bytes, type: TensorType, cols: int) -> Floats:
     """Decodes rows of any type that holds weights: uint8 [rows, bytes of a row] to float32 [rows, cols], exactly.
 
-    F32 is a view of `data`. Raises PlanError for a type without weights (an integer) or rows of another length.
+    Raises PlanError for a type without weights (an integer) or rows of another length.
     """
-    to_float = _FLOATS.get(type.name)
-    if to_float is None:
-        return ggml.dequantize(data, type, cols)
-    if data.shape[1:] != (type.row_bytes(cols),):
-        raise PlanError(
-            None, "decoding", expected=f"rows of {cols} weights of {type.name}", found=f"shape {data.shape}"
-        )
-    return to_float(np.ascontiguousarray(data))
+    return codec.decode(data, type.name, cols, threads=1) if codec.knows(type) else ggml.dequantize(data, type, cols)
 
 
 def check_finite(x: NDArray[np.floating], tensor: str, row: int = 0) -> None:
@@ -110,9 +117,24 @@ def check_finite(x: NDArray[np.floating], tensor: str, row: int = 0) -> None:
     if good.all():
         return
     at = np.unravel_index(int(np.argmin(good)), x.shape)
-    where = f"tensor {tensor}, row {row + int(at[0])}, column {int(at[1])}"
-    hint = "The model is damaged: get the checkpoint again, or ask who made it"
-    raise InputError(None, where, expected="a finite weight", found=x[at], hint=hint)
+    raise codec.not_finite(f"tensor {tensor}, row {row + int(at[0])}, column {int(at[1])}", x[at])
+
+
+def _by_core(tile: Tile, types: Sequence[TensorType], effort: str) -> list[Bytes]:
+    data, source = tile.data, tile.type
+    if not codec.knows(source):
+        data, source = ggml.dequantize(data, source, tile.cols).view(np.uint8), TYPES["F32"]
+    return codec.encode_rows(
+        data, source, tile.cols, types, tile.importance, effort=effort, tensor=tile.tensor, row=tile.row
+    ).data
+
+
+def _by_ggml(tile: Tile, types: Sequence[TensorType], effort: str) -> list[Bytes]:
+    x = decode(tile.data, tile.type, tile.cols)
+    check_finite(x, tile.tensor, tile.row)
+    if any(type.quantized for type in types):
+        _check_magnitudes(x, tile)
+    return [_checked(ggml.quantize(x, type, tile.importance), type, tile) for type in types]
 
 
 def _check_magnitudes(x: Floats, tile: Tile) -> None:
@@ -121,12 +143,7 @@ def _check_magnitudes(x: Floats, tile: Tile) -> None:
         raise InputError(
             None, f"tensor {tile.tensor}", expected=f"weights up to {LARGEST_WEIGHT:g}", found=f"{largest:g}"
         )
-    if tile.importance is None:
-        return
-    low, high = float(tile.importance.min()), float(tile.importance.max())
-    if not (low >= 0 and high <= LARGEST_IMPORTANCE):  # so put that NaN fails
-        expected = f"values from 0 to {LARGEST_IMPORTANCE:g}"
-        raise InputError(None, f"importance of {tile.tensor}", expected=expected, found=f"{low:g} to {high:g}")
+    check_importance(tile.importance, tile.cols, tile.tensor)
 
 
 def _checked(encoded: Bytes, type: TensorType, tile: Tile) -> Bytes:
@@ -137,13 +154,9 @@ def _checked(encoded: Bytes, type: TensorType, tile: Tile) -> Bytes:
     raise InputError(None, where, expected=expected, found="a value that overflows", hint="Keep this tensor in BF16")
 
 
-def _from_f16(data: Bytes) -> Floats:
-    with np.errstate(invalid="ignore"):  # a signalling NaN; check_finite reports it
-        return data.view("<f2").astype(np.float32)
-
-
-_FLOATS: Mapping[str, Callable[[Bytes], Floats]] = {
-    "F32": lambda data: data.view("<f4"),
-    "F16": _from_f16,
-    "BF16": lambda data: bf16_to_float32(data.view("<u2")),
-}
+ENCODERS: Mapping[str, Encoder] = MappingProxyType(
+    {
+        "quantpress": Encoder(_by_core, codec.knows, lambda _: False, codec.EFFORTS),
+        "ggml": Encoder(_by_ggml, lambda type_: type_.encodable, ggml.requires_importance, ("normal",)),
+    }
+)

@@ -13,7 +13,7 @@ quantized already is refused unless asked for.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from quantpress import gguf
 from quantpress.cpu import default_threads
-from quantpress.encoding import Bytes, Encoder, Tile, encode_tile, encoder_named
+from quantpress.encoding import Bytes, Encoder, Tile, check_encodable, encode_tile, encoder_named
 from quantpress.errors import DiskFullError, InputError, PlanError
 from quantpress.files import make_folder
 from quantpress.floats import Floats
@@ -38,6 +38,7 @@ from quantpress.tiles import RowReader, cuts, in_threads
 __all__ = ["quantize"]
 
 _SHOWN = 8  # names in a message
+_Encode = Callable[[Tile], list[Bytes]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def quantize(
     types: Sequence[str] = (),
     plans: Sequence[str | Path | Plan] = (),
     imatrix: str | Path | None = None,
-    encoder: str = "ggml",
+    encoder: str = "quantpress",
+    effort: str = "normal",
     threads: int | None = None,
     split_bytes: int | None = None,
     extra: Extra = (),
@@ -73,6 +75,7 @@ def quantize(
         plans: plans of this model or their `plan.json` files.
         imatrix: an importance matrix of this model.
         encoder: who encodes, see `encoding.ENCODERS`.
+        effort: time spent on a smaller error, see `codec.EFFORTS`; ggml's encoder has "normal" only.
         threads: default all that this process may use. The bytes do not depend on it.
         split_bytes: a file that would be larger becomes a folder `<model>-<type>` of numbered parts; the path of the
             first is returned.
@@ -86,18 +89,19 @@ def quantize(
             the source is malformed, or a weight is NaN or infinite. DiskFullError (before anything is written, for all
             the files together), OutputError.
     """
-    coder, workers = encoder_named(encoder), _checked_threads(threads)
+    coder, workers = encoder_named(encoder, effort), _checked_threads(threads)
     with gguf.read(model) as source:
         importance = _importance(source, imatrix)
         asked = _planned(source, types, plans, importance, extra, progress)
         planned = [one for index, one in enumerate(asked) if one not in asked[:index]]
         for one in planned:
             _check_importance(source, one, importance, coder)
-            _check_source(source, one, allow_requantize)
+            _check_source(source, one, allow_requantize, encoder)
         _note_uncovered(planned, importance, progress)
         outputs = _outputs(source, Path(out), planned, importance, split_bytes, extra)
         with _open(outputs, Path(out)):
-            _run(source, _tasks(source, planned, outputs, importance), encoder, workers, progress)
+            encode = partial(encode_tile, encoder=encoder, effort=effort)
+            _run(source, _tasks(source, planned, outputs, importance), encode, workers, progress)
         return [outputs[planned.index(one)].paths[0] for one in asked]
 
 
@@ -154,11 +158,12 @@ def _check_importance(source: GGUF, one: Plan, importance: Imatrix | None, encod
         raise PlanError(source.path, one.recipe, expected=expected, found=found, hint=f"{hint}, or choose another type")
 
 
-def _check_source(source: GGUF, one: Plan, allow_requantize: bool) -> None:
+def _check_source(source: GGUF, one: Plan, allow_requantize: bool, encoder: str) -> None:
     for name, type in one.types.items():
         found = source.tensors[name].type
         if type is found:
             continue
+        check_encodable([type], encoder, name)
         if found.quantized and not allow_requantize:
             hint = "Start from the float file: quantizing twice adds the errors up. --allow-requantize does it"
             raise PlanError(source.path, f"tensor {name}", expected="a float type", found=found.name, hint=hint)
@@ -247,12 +252,12 @@ def _importance_of(tensor: Tensor, importance: Imatrix | None) -> Floats | None:
     return importance.importance(tensor.name, tensor.matrices)
 
 
-def _run(source: GGUF, tasks: Iterator[_Task], encoder: str, threads: int, progress: Progress) -> None:
+def _run(source: GGUF, tasks: Iterator[_Task], encode: _Encode, threads: int, progress: Progress) -> None:
     """Read, encode and write every tile of every task."""
     weights = sum(tensor.weights for tensor in source.tensors.values())
     with RowReader(source) as reader, progress.task("quantize", weights, "weights") as advance:
         jobs = (
-            partial(_encode, reader, source.path, task, start, stop, encoder)
+            partial(_encode, reader, source.path, task, start, stop, encode)
             for task in tasks
             for start, stop in cuts(task.tensor, len(task.writers))
         )
@@ -261,21 +266,21 @@ def _run(source: GGUF, tasks: Iterator[_Task], encoder: str, threads: int, progr
                 advance(count)
 
 
-def _encode(reader: RowReader, path: Path, task: _Task, start: int, stop: int, encoder: str) -> int:
+def _encode(reader: RowReader, path: Path, task: _Task, start: int, stop: int, encode: _Encode) -> int:
     """One tile from the source to all its places; returns its weights."""
     tensor = task.tensor
     matrix = start // (tensor.rows // tensor.matrices)
     importance = None if task.importance is None else task.importance[matrix]
     data = reader.read(tensor, start, stop)
     tile = Tile(tensor.name, start, data, tensor.type, tensor.cols, tuple(task.writers), importance)
-    for writers, encoded in zip(task.writers.values(), _encoded(tile, path, encoder), strict=True):
+    for writers, encoded in zip(task.writers.values(), _encoded(tile, path, encode), strict=True):
         for writer in writers:
             writer.write(tensor.name, start, encoded)
     return (stop - start) * tensor.cols
 
 
-def _encoded(tile: Tile, path: Path, encoder: str) -> list[Bytes]:
+def _encoded(tile: Tile, path: Path, encode: _Encode) -> list[Bytes]:
     try:
-        return encode_tile(tile, encoder)
+        return encode(tile)
     except InputError as error:  # a tile does not know its file
         raise type(error)(path, error.field, expected=error.expected, found=error.found, hint=error.hint) from error

@@ -54,6 +54,7 @@ class Settings:
     variants: tuple[str, ...]
     chat: bool
     encoder: str
+    effort: str
     context: int
     calibration_tokens: int
     evaluation_tokens: int
@@ -106,7 +107,8 @@ def release(
     calibration: Sequence[str | Path] = (),
     evaluation: Sequence[str | Path] = (),
     chat: bool = False,
-    encoder: str = "ggml",
+    encoder: str = "quantpress",
+    effort: str = "normal",
     context: int = 512,
     calibration_tokens: int = 64 * 512,
     evaluation_tokens: int = 32 * 512,
@@ -128,7 +130,8 @@ def release(
         calibration: text files for the imatrix; without them the model writes its own.
         evaluation: text files to measure on; without them the model writes others.
         chat: render given text through the model's chat template.
-        encoder: who encodes the weights.
+        encoder: who encodes the weights, "quantpress" or "ggml".
+        effort: time spent on a smaller error: "fast", "normal" or "best".
         context: tokens a window, for the imatrix and for the measurements.
         calibration_tokens: about so many tokens it writes to calibrate on.
         evaluation_tokens: about so many tokens it writes to measure on.
@@ -145,7 +148,7 @@ def release(
     """
     names = tuple(dict.fromkeys(recipe(variant).name for variant in variants))
     sampled = calibration_tokens, evaluation_tokens, evaluation_chunks
-    settings = Settings(names, chat, encoder, context, *sampled, seed, split_bytes, repository)
+    settings = Settings(names, chat, encoder, effort, context, *sampled, seed, split_bytes, repository)
     _check(settings, bool(calibration or evaluation))
     machine = {"threads": threads, "gpu_layers": gpu_layers, "progress": progress}
     source = Path(os.path.abspath(source))
@@ -184,7 +187,7 @@ def _release(run: _Run, source: Path, given: Mapping[str, Sequence[str | Path]],
 
 def _check(settings: Settings, given_text: bool) -> None:
     """What can be wrong with the settings, before any work."""
-    encoder_named(settings.encoder)
+    encoder_named(settings.encoder, settings.effort)
     if not settings.variants:
         raise PlanError(None, "variants", expected="at least one recipe", found="none")
     if settings.chat and not given_text:
@@ -256,7 +259,7 @@ def _variants(run: _Run, base: Base, importance: Path, plans: Mapping[str, Plan]
     for name, provisional in plans.items():
         final = replace(provisional, imatrix=info)
         _write_plan(run, base, name, final)
-        how = [run.settings.encoder, run.settings.split_bytes, run.settings.repository]
+        how = [run.settings.encoder, run.settings.effort, run.settings.split_bytes, run.settings.repository]
         made_from = run.made_from(name, base.sha256, run.ledger.sha256(importance), final.to_json(), how)
         if name == "BF16" and base.published:
             found[name] = _Variant(final, base.parts)
@@ -289,6 +292,7 @@ def _quantize(run: _Run, base: Base, importance: Path, missing: Mapping[str, tup
         imatrix=importance,
         out=run.folder,
         encoder=run.settings.encoder,
+        effort=run.settings.effort,
         split_bytes=run.settings.split_bytes,
         extra=run.extra,
         threads=run.machine["threads"],

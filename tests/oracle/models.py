@@ -50,10 +50,13 @@ KEYS = {
 }
 
 
-def save(path: Path, shapes: Shapes = DENSE, type: str = "BF16", split_bytes: int | None = None) -> Path:
+def save(
+    path: Path, shapes: Shapes = DENSE, type: str = "BF16", split_bytes: int | None = None, layers: int = 2
+) -> Path:
     """A model without a vocabulary: enough for llama-quantize. Vectors are F32. The path of the first part."""
     metadata = {"general.architecture": Value.string("llama"), "general.name": Value.string("Tiny")}
     metadata |= {f"llama.{key}": Value.u32(value) for key, value in KEYS.items()}
+    metadata["llama.block_count"] = Value.u32(layers)
     metadata["llama.attention.layer_norm_rms_epsilon"] = Value.f32(1e-5)
     if shapes is MIXTURE:
         metadata |= {"llama.expert_count": Value.u32(8), "llama.expert_used_count": Value.u32(2)}

@@ -154,7 +154,13 @@ def test_bad_input(demo: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be made"):
         run(demo, tmp_path / "file" / "out")
-    for settings in ({"encoder": "none"}, {"variants": ()}, {"chat": True}, {"calibration_tokens": 0}):
+    for settings in (
+        {"encoder": "none"},
+        {"effort": "none"},
+        {"variants": ()},
+        {"chat": True},
+        {"calibration_tokens": 0},
+    ):
         with pytest.raises(InputError):
             run(demo, tmp_path / "out", **settings)
     assert not (tmp_path / "out" / "work" / "demo-gemma3-BF16.gguf").exists()
