@@ -154,7 +154,7 @@ template <class Type> inline Float rounded_minimum(const Float &low, const Float
     return nearest(clamp(low * inverse_dmin, 0.0f, static_cast<float>(Type::kTopScale)));
 }
 
-// top / kMost and more, as they will be read back.
+// top / kMost, top / (kMost - kStep), ... as they will be read back.
 template <class Type> inline void spread(const Float &top, int n, float first, Float *scales) {
     for (int i = 0; i < n; ++i) {
         const float levels = Type::kMost - (static_cast<float>(i) + first) * Type::kStep;

@@ -54,10 +54,10 @@ struct Search {
 
 inline constexpr int kMostScales = 8;
 
-// Codes 0 ... kTop; the scales of a sub-block are 1 ... kTopScale, its minima 0 ... kTopScale. The scales of a
-// super-block that are tried make the largest kMost, kMost - kStep, ... (15 among them: equal weights come out right). The
-// ranges are in the order of what each adds to those before it (chosen greedily on Gaussian, Laplace and Student-t
-// weights).
+// Codes 0 ... kTop; the scales of a sub-block are 1 ... kTopScale, its minima 0 ... kTopScale. The (d, dmin) tried are
+// the largest scale and minimum over kMost, kMost - kStep, ... (kTopScale among them, for equal weights to come out
+// right). The ranges are in the order of what each adds to those before it, chosen greedily on Gaussian, Laplace and
+// Student-t weights.
 struct Q2 {
     static constexpr int kWeights = 16, kTop = 3, kTopScale = 15;
     static constexpr float kMost = 15.8f, kStep = 0.4f;

@@ -4,9 +4,8 @@
 #include "blocks.hpp"
 #include "kernels/k_symmetric_search.hpp"
 
-namespace quantpress {
+namespace quantpress::k_symmetric {
 namespace {
-namespace k_symmetric {
 
 // Codes plus half: byte i of lane b in four words is that of weight i of sub-block b.
 template <int half> inline void pack_codes(const Batch<16> &batch, const Fit &fit, Int *words) {
@@ -91,7 +90,11 @@ inline void pack(const Batch<16> &batch, const Fit &fit, Q6_K &block) {
     block.d = half_of(fit.d);
 }
 
-}  // namespace k_symmetric
+}  // namespace
+}  // namespace quantpress::k_symmetric
+
+namespace quantpress {
+namespace {
 
 inline void encode_q3_k(const Rows &rows, Effort effort, std::uint8_t *out) {
     const k_symmetric::PlanQ3 &plan = k_symmetric::kPlansQ3[static_cast<int>(effort)];

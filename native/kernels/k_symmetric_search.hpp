@@ -10,22 +10,22 @@
 // the one nearest to the minimum of a parabola has the least error.
 //
 // What differs is how d comes about. At 6 bits it hardly matters, as long as the scales have many steps: a sub-block
-// has a lottery of rounding errors, and the best of 20 scales is 15 % better than the first. At 3 bits scales differ
-// more than their roundings, and the steps of s are coarse. There the best scale t of each sub-block, and the best one
-// with the codes mirrored (-4 ... 3 has no positive counterpart for -4), are found first, from the sums of
+// has a lottery of rounding errors, and the best of 20 scales has a quarter less error than the first. At 3 bits scales
+// differ more than their roundings, and the steps of s are coarse. There the best scale t of each sub-block, and the
+// best one with the codes mirrored (-4 ... 3 has no positive counterpart for -4), are found first, from the sums of
 //
 //   sum w (x - t q)^2 = const + a (t - b / a)^2 - b^2 / a,    a = sum w q^2, b = sum w x q
 //
 // for a few codes q, and d is the one on whose grid of d s these parabolas are lowest. Trying several d with all their
-// integers and codes instead is within 0.3 % of the same error, for many times the work.
+// integers and codes instead is only 0.4 % better, for many times the work.
 #pragma once
 
 #include "kernels/batch.hpp"
+#include "kernels/k_symmetric_plans.hpp"
 #include "simd/half.hpp"
 
-namespace quantpress {
+namespace quantpress::k_symmetric {
 namespace {
-namespace k_symmetric {
 
 constexpr float kWorst = 3e38f;
 
@@ -104,20 +104,6 @@ struct Best {
 };
 
 // ---- Q3_K ----
-
-struct PlanQ3 {
-    int scans;  // codes of x m / top for m = first, first ratio, ...
-    float first, ratio;
-    int scales;    // vectors of candidates for d
-    int integers;  // tried, from the first one on to both sides
-    int rounds;    // of integers and d in turn
-};
-
-constexpr PlanQ3 kPlansQ3[3] = {
-    {5, 3.2f, 1.25f, 1, 0, 0},
-    {8, 3.0f, 1.196f, 1, 3, 1},
-    {24, 2.5f, 1.068f, 4, 7, 2},
-};
 
 // The error of a sub-block near its best scale t: curvature (x - t)^2 + excess.
 struct Parabola {
@@ -244,18 +230,6 @@ inline Fit fit_q3(const Batch<16> &batch, const PlanQ3 &plan) {
 
 // ---- Q6_K ----
 
-struct PlanQ6 {
-    float steps;    // integer of the largest scale that clips nothing
-    int unclipped;  // integers from the smallest that clips nothing on
-    int clipped;    // integers below it, where a weight of little importance may be cut off
-    int rounds;
-};
-
-constexpr PlanQ6 kPlansQ6[2][3] = {  // by importance and effort
-    {{112.0f, 8, 0, 1}, {106.0f, 19, 0, 1}, {96.0f, 30, 3, 2}},
-    {{112.0f, 7, 2, 1}, {106.0f, 15, 4, 1}, {96.0f, 26, 12, 2}},
-};
-
 // squared_error<32>() where no code is clipped.
 inline Float error_unclipped(const Batch<16> &batch, const Float &t) {
     const Float per_t = reciprocal(t);
@@ -305,6 +279,5 @@ inline Fit fit_q6(const Batch<16> &batch, const PlanQ6 &plan) {
     return fit;
 }
 
-}  // namespace k_symmetric
 }  // namespace
-}  // namespace quantpress
+}  // namespace quantpress::k_symmetric

@@ -4,31 +4,19 @@
 // absolute value, d = sum w |x| / sum w, which lowers the error by (sum w |x|)^2 / sum w. So the error is a function of
 // a threshold alone. Candidates for it are fractions of the largest |x|; from the best one, scale and threshold are
 // found in turn. Where all weights are -d, 0 or d, as a model trained for these types has them, every threshold keeps
-// the same, and d is found again. The largest |x| as the scale, the obvious choice, has three times the error
-// elsewhere.
+// the same, and d is found again. The largest |x| as the scale, the obvious choice, has two to three times the
+// error elsewhere.
 //
 // Nothing is transposed: a block is 16 vectors, whose sums are folded at the end.
 #pragma once
 
 #include "blocks.hpp"
 #include "kernels/batch.hpp"
+#include "kernels/ternary_plans.hpp"
 #include "simd/half.hpp"
 
-namespace quantpress {
+namespace quantpress::ternary {
 namespace {
-namespace ternary {
-
-struct Plan {
-    int thresholds;  // as fractions of the largest |x|: first, first ratio, ...
-    float first, ratio;
-    int rounds;  // of scale and threshold in turn
-};
-
-constexpr Plan kPlans[3] = {
-    {3, 0.4f, 0.55f, 0},
-    {6, 0.5f, 0.7f, 1},
-    {32, 0.9f, 0.92f, 4},
-};
 
 struct Block {
     Float x[16], w[16], distance[16], mass[16];  // |x| and w |x|
@@ -97,8 +85,8 @@ inline void pack(const Int *q, TQ2_0 &block) {
     }
 }
 
-// Five digits as a fraction of 3^5 in eight bits, ceil(256 v / 243) = v + ceil(13 v / 243); 1079 / 2^18 is 1 / 243, near
-// enough below 3402.
+// Five digits as a fraction of 3^5 in eight bits, ceil(256 v / 243) = v + ceil(13 v / 243); 1079 / 2^18 is as good as
+// 1 / 243 here.
 inline Int fraction_of(const Int &v) { return v + (((v * 13 + 242) * 1079) >> 18); }
 
 inline Int digits(const Int *from, int apart) {
@@ -144,7 +132,11 @@ template <class Packed> inline void encode(const Rows &rows, const Plan &plan, s
     }
 }
 
-}  // namespace ternary
+}  // namespace
+}  // namespace quantpress::ternary
+
+namespace quantpress {
+namespace {
 
 inline void encode_tq1_0(const Rows &rows, Effort effort, std::uint8_t *out) {
     ternary::encode<TQ1_0>(rows, ternary::kPlans[static_cast<int>(effort)], out);

@@ -4,10 +4,13 @@
 #include <algorithm>
 
 #include "blocks.hpp"
+#include "kernels/k_symmetric_plans.hpp"
 #include "reference/scalar.hpp"
 
 namespace quantpress::reference {
 namespace {
+
+using k_symmetric::kPlansQ3, k_symmetric::kPlansQ6, k_symmetric::PlanQ3, k_symmetric::PlanQ6;
 
 constexpr float kWorst = 3e38f;
 
@@ -66,18 +69,6 @@ Half refit(const SubBlock *blocks, const Fit &fit, int half) {
 }
 
 // ---- Q3_K ----
-
-struct PlanQ3 {
-    int scans;
-    float first, ratio;
-    int scales, integers, rounds;
-};
-
-constexpr PlanQ3 kPlansQ3[3] = {
-    {5, 3.2f, 1.25f, 1, 0, 0},
-    {8, 3.0f, 1.196f, 1, 3, 1},
-    {24, 2.5f, 1.068f, 4, 7, 2},
-};
 
 // The error near the best scale t: curvature (x - t)^2 + excess.
 struct Parabola {
@@ -198,16 +189,6 @@ Fit fit_q3(const SubBlock *blocks, const PlanQ3 &plan) {
 }
 
 // ---- Q6_K ----
-
-struct PlanQ6 {
-    float steps;
-    int unclipped, clipped, rounds;
-};
-
-constexpr PlanQ6 kPlansQ6[2][3] = {  // by importance and effort
-    {{112.0f, 8, 0, 1}, {106.0f, 19, 0, 1}, {96.0f, 30, 3, 2}},
-    {{112.0f, 7, 2, 1}, {106.0f, 15, 4, 1}, {96.0f, 26, 12, 2}},
-};
 
 struct Range {
     float least, sign;  // of the scale at which nothing is clipped

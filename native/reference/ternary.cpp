@@ -4,22 +4,13 @@
 #include <algorithm>
 
 #include "blocks.hpp"
+#include "kernels/ternary_plans.hpp"
 #include "reference/scalar.hpp"
 
 namespace quantpress::reference {
 namespace {
 
-struct Plan {
-    int thresholds;
-    float first, ratio;
-    int rounds;
-};
-
-constexpr Plan kPlans[3] = {
-    {3, 0.4f, 0.55f, 0},
-    {6, 0.5f, 0.7f, 1},
-    {32, 0.9f, 0.92f, 4},
-};
+using ternary::kPlans, ternary::Plan;
 
 struct Kept {
     float gain, scale;
@@ -57,7 +48,10 @@ Half fit(const float *x, const float *w, const Plan &plan) {
 }
 
 void pack(const int *q, TQ2_0 &block) {
-    for (int i = 0; i < 256; ++i) block.qs[i / 128 * 32 + i % 32] |= static_cast<std::uint8_t>(q[i] << 2 * (i % 128 / 32));
+    for (int i = 0; i < 256; ++i) {
+        const int k = i % 128 / 32;
+        block.qs[i / 128 * 32 + i % 32] |= static_cast<std::uint8_t>(q[i] << 2 * k);
+    }
 }
 
 // Digits q[0], q[apart], ... as a fraction of 3^5 in eight bits, rounded up.

@@ -1,0 +1,18 @@
+// How much the encoders of TQ1_0 and TQ2_0 search, by effort; the kernels and the scalar reference read it here.
+#pragma once
+
+namespace quantpress::ternary {
+
+struct Plan {
+    int thresholds;  // as fractions of the largest |x|: first, first ratio, ...
+    float first, ratio;
+    int rounds;  // of scale and threshold in turn
+};
+
+inline constexpr Plan kPlans[3] = {
+    {3, 0.4f, 0.55f, 0},
+    {6, 0.5f, 0.7f, 1},
+    {32, 0.9f, 0.92f, 4},
+};
+
+}  // namespace quantpress::ternary
