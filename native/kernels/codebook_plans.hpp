@@ -48,7 +48,7 @@ struct Plan {
     int bands, steps;   // of the super-block's scale: the best by estimate of each band of so many steps is tried
     int exponents;      // MXFP4: so many of kExponents
 };
-constexpr Plan kPlans[3] = {{{8, 12}, 1, 2, 16, 2}, {{20, 40}, 1, 6, 10, 4}, {{32, 64}, 3, 24, 8, 5}};  // by effort
+constexpr Plan kPlans[3] = {{{8, 12}, 1, 2, 16, 2}, {{16, 20}, 1, 4, 12, 3}, {{32, 64}, 3, 24, 8, 5}};  // by effort
 
 // The largest scale of a super-block is tried as -36 d ... -18 d; the integers end at -32, so that it may be cut off.
 constexpr float kMostSteps = 36, kFewestSteps = 18;

@@ -20,7 +20,7 @@ struct Iq1Plan {
 };
 
 inline constexpr Iq1Plan kIq1Fast = {4, {0.75f, 0.98f, 1.27f, 1.65f}, 1, {1.05f}, false, 1, 0};
-inline constexpr Iq1Plan kIq1Normal = {4, {0.75f, 0.98f, 1.27f, 1.65f}, 4, {0.81f, 0.94f, 1.08f, 1.25f}, false, 1, 2};
+inline constexpr Iq1Plan kIq1Normal = {4, {0.75f, 0.98f, 1.27f, 1.65f}, 3, {0.85f, 1.0f, 1.18f}, false, 1, 1};
 inline constexpr Iq1Plan kIq1Best = {
     6, {0.7f, 0.84f, 1.0f, 1.2f, 1.45f, 1.75f}, 4, {0.81f, 0.94f, 1.08f, 1.25f}, true, 3, 2};
 

@@ -14,7 +14,7 @@ struct Plan {
     int rounds, neighbours, choices;
 };
 constexpr Plan kFast = {4, 0.6f, 1.4f, 1, 0, 1};
-constexpr Plan kNormal = {6, 0.55f, 1.3f, 1, 1, 2};
+constexpr Plan kNormal = {5, 0.58f, 1.33f, 1, 1, 2};
 constexpr Plan kBest = {10, 0.5f, 1.17f, 3, 1, 2};
 constexpr int kMostFound = kBest.scales + kBest.rounds * (2 * kBest.neighbours + 1);
 

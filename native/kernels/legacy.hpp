@@ -7,6 +7,7 @@
 
 namespace quantpress {
 namespace {
+namespace legacy {
 
 // The bytes of 16 blocks, block b's 16 in a row at of(b), from four vectors: word k of each block.
 struct Bytes {
@@ -140,6 +141,14 @@ inline void encode_q8_0(const Rows &rows, Effort effort, std::uint8_t *out) {
     const BytePlan &plan = kPlansQ8_0[rows.importance != nullptr][static_cast<int>(effort)];
     rows.importance ? encode_bytes<true>(rows, plan, out) : encode_bytes<false>(rows, plan, out);
 }
+
+}  // namespace legacy
+
+using legacy::encode_q4_0;
+using legacy::encode_q4_1;
+using legacy::encode_q5_0;
+using legacy::encode_q5_1;
+using legacy::encode_q8_0;
 
 }  // namespace
 }  // namespace quantpress

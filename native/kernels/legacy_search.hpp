@@ -18,6 +18,7 @@
 
 namespace quantpress {
 namespace {
+namespace legacy {
 
 constexpr float kNothing = 1e-20f;  // what is smaller is 0 in float16, and from here on 1 / x is finite
 
@@ -288,5 +289,6 @@ template <bool weighted> inline Int fit_bytes(const Batch<32> &batch, const Byte
     return select(absolute(top) < kNothing, broadcast(0), best | sign);
 }
 
+}  // namespace legacy
 }  // namespace
 }  // namespace quantpress

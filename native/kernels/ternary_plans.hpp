@@ -11,7 +11,7 @@ struct Plan {
 
 inline constexpr Plan kPlans[3] = {
     {3, 0.4f, 0.55f, 0},
-    {6, 0.5f, 0.7f, 1},
+    {4, 0.45f, 0.65f, 1},
     {32, 0.9f, 0.92f, 4},
 };
 
