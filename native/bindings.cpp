@@ -131,15 +131,14 @@ void check_rows(const Codec &codec, std::size_t cols, std::size_t bytes, const c
     if (cols % codec.block)
         throw std::invalid_argument(std::string(codec.type) + ": expected rows of a multiple of " +
                                     std::to_string(codec.block) + " weights, found " + std::to_string(cols));
-    if (bytes != cols / codec.block * codec.bytes)
-        throw std::invalid_argument(std::string(name) + ": expected rows of " +
-                                    std::to_string(cols / codec.block * codec.bytes) + " bytes, found " +
-                                    std::to_string(bytes));
+    if (bytes != row_bytes(codec, cols))
+        throw std::invalid_argument(std::string(name) + ": expected rows of " + std::to_string(row_bytes(codec, cols)) +
+                                    " bytes, found " + std::to_string(bytes));
 }
 
 Target target(const std::string &type, const Encoded &out, double *errors, const Tile &tile, const std::string &isa) {
     const Codec found = codec(type, isa);
-    check_rows(found, tile.cols, out ? out->shape(1) : tile.cols / found.block * found.bytes, "out");
+    check_rows(found, tile.cols, out ? out->shape(1) : row_bytes(found, tile.cols), "out");
     expect(!out || out->shape(0) == tile.rows, "out: expected as many rows as data");
     return {found, out ? out->data() : nullptr, errors};
 }
@@ -159,7 +158,7 @@ std::optional<std::size_t> encode_rows(const Packed &data, const std::string &so
     std::vector<Target> targets;
     for (std::size_t i = 0; i < types.size(); ++i)
         targets.push_back(target(types[i], out[i], errors ? errors->data() + i * tile.rows : nullptr, tile, isa));
-    const Kernels &use = kernels(isa == "reference" ? "baseline" : isa);
+    const Kernels &use = kernels_of_codec(isa);
     const nb::gil_scoped_release released;
     const std::size_t bad = encode(use, tile, targets, static_cast<Effort>(effort), threads);
     return bad == kGood ? std::nullopt : std::optional(bad);
@@ -172,18 +171,6 @@ void decode_rows(const Packed &data, const std::string &source, const Array<floa
     expect(out.shape(0) == data.shape(0), "out: expected as many rows as data");
     const nb::gil_scoped_release released;
     decode(found, data.data(), data.shape(0), out.shape(1), out.data(), threads);
-}
-
-std::vector<std::string> types() {
-    std::vector<std::string> names;
-    for (const Codec &found : kernels("baseline").codecs) names.emplace_back(found.type);
-    return names;
-}
-
-std::vector<std::string> isas() {
-    std::vector<std::string> names;
-    for (const Kernels *candidate : available()) names.emplace_back(candidate->isa);
-    return names;
 }
 
 }  // namespace

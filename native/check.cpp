@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "dispatch.hpp"
+#include "tile.hpp"
 
 namespace quantpress {
 namespace {
@@ -68,7 +68,7 @@ std::vector<Input> inputs(std::size_t cols) {
 
 std::vector<std::uint8_t> encoded(const Codec &codec, const Input &from, const float *importance, int effort) {
     const std::size_t cols = from.x.size();
-    std::vector<std::uint8_t> out(cols / codec.block * codec.bytes);
+    std::vector<std::uint8_t> out(row_bytes(codec, cols));
     codec.encode(Rows{from.x.data(), importance, 1, cols}, static_cast<Effort>(effort), out.data());
     return out;
 }

@@ -8,6 +8,8 @@
 namespace quantpress {
 namespace {
 
+constexpr const char *kReference = "reference";
+
 std::vector<const Kernels *> detect() {
     std::vector<const Kernels *> found;
 #ifdef QUANTPRESS_X86_64
@@ -24,13 +26,17 @@ std::vector<const Kernels *> detect() {
     return found;
 }
 
+std::string joined(const std::vector<std::string> &names) {
+    std::string list;
+    for (const std::string &name : names) list += (list.empty() ? "" : ", ") + name;
+    return list;
+}
+
 const Kernels &named(const std::string &isa, const char *origin) {
-    std::string names;
-    for (const Kernels *candidate : available()) {
+    for (const Kernels *candidate : available())
         if (isa == candidate->isa) return *candidate;
-        names += std::string(names.empty() ? "" : ", ") + candidate->isa;
-    }
-    throw std::invalid_argument(std::string(origin) + ": expected one of " + names + " on this machine, found " + isa);
+    throw std::invalid_argument(std::string(origin) + ": expected one of " + joined(isas()) +
+                                " on this machine, found " + isa);
 }
 
 const Kernels &choose() {
@@ -45,24 +51,34 @@ const std::vector<const Kernels *> &available() {
     return found;
 }
 
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (const Kernels *candidate : available()) names.emplace_back(candidate->isa);
+    return names;
+}
+
+std::vector<std::string> types() {
+    std::vector<std::string> names;
+    for (const Codec &codec : kBaseline.codecs) names.emplace_back(codec.type);
+    return names;
+}
+
 const Kernels &kernels(const std::string &isa) {
     if (!isa.empty()) return named(isa, "isa");
     static const Kernels &chosen = choose();
     return chosen;
 }
 
+const Kernels &kernels_of_codec(const std::string &isa) { return kernels(isa == kReference ? kBaseline.isa : isa); }
+
 Codec codec(const std::string &type, const std::string &isa) {
-    const bool scalar = isa == "reference";
-    const Kernels &use = kernels(scalar ? "baseline" : isa);
-    std::string names;
-    for (Codec found : use.codecs) {
-        names += std::string(names.empty() ? "" : ", ") + found.type;
+    for (Codec found : kernels_of_codec(isa).codecs) {
         if (type != found.type) continue;
         for (const reference::Encoder &encoder : reference::encoders())
-            if (scalar && type == encoder.type) found.encode = encoder.encode;
+            if (isa == kReference && type == encoder.type) found.encode = encoder.encode;
         return found;
     }
-    throw std::invalid_argument("type: expected one of " + names + ", found " + type);
+    throw std::invalid_argument("type: expected one of " + joined(types()) + ", found " + type);
 }
 
 }  // namespace quantpress

@@ -12,8 +12,6 @@ namespace {
 // in the second-level cache.
 constexpr std::size_t kPiece = std::size_t{1} << 15;
 
-std::size_t row_bytes(const Codec &codec, std::size_t cols) { return cols / codec.block * codec.bytes; }
-
 // The room that one thread works in.
 struct Scratch {
     std::vector<float> x, decoded;

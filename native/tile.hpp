@@ -21,6 +21,8 @@ struct Target {
     double *errors;     // the weighted squared error of each row; nullptr: not wanted
 };
 
+inline std::size_t row_bytes(const Codec &codec, std::size_t cols) { return cols / codec.block * codec.bytes; }
+
 constexpr std::size_t kGood = ~std::size_t{0};
 
 // Encodes all rows to all targets. Returns kGood, or the index (row * cols + column) of the first weight that is NaN or

@@ -68,15 +68,41 @@ template <int n> struct Batch {
     Float x[n], w[n];
 };
 
+// In every lane what `combine`, which commutes, makes of all lanes of its super-block: of two 8 apart, then 4, 2, 1.
+template <int lanes, class F> inline Float combined(const Float &v, F combine) {
+    if constexpr (lanes == 1)
+        return v;
+    else
+        return combined<lanes / 2>(combine(v, exchanged<lanes / 2>(v)), combine);
+}
+template <int lanes> inline Float sum_over(const Float &v) {
+    return combined<lanes>(v, [](const Float &a, const Float &b) { return a + b; });
+}
+template <int lanes> inline Float largest_over(const Float &v) {
+    return combined<lanes>(v, [](const Float &a, const Float &b) { return larger(a, b); });
+}
+template <int lanes> inline Float smallest_over(const Float &v) {
+    return combined<lanes>(v, [](const Float &a, const Float &b) { return smaller(a, b); });
+}
+
+// 1 / x, or 0 of 0 (and of what is far below any scale that is not 0 as a float16).
+inline Float reciprocal(const Float &x) {
+    const Int none = absolute(x) < 1e-30f;
+    return select(none, broadcast(0.0f), broadcast(1.0f) / select(none, broadcast(1.0f), x));
+}
+
+// a / b, or 0 where b is next to nothing or negative.
+inline Float ratio(const Float &a, const Float &b) {
+    const Int some = b > 1e-30f;
+    return select(some, a / select(some, b, broadcast(1.0f)), broadcast(0.0f));
+}
+
 // The importance of a super-block of `lanes` blocks is scaled so that its largest value is 1 (a scale changes nothing,
 // but keeps the sums in range); where all of it is 0, all weights count the same.
-template <int n> inline void normalise(Float *w, int lanes) {
+template <int n, int lanes> inline void normalise(Float *w) {
     Float top = w[0];
     UNROLL for (int i = 1; i < n; ++i) top = larger(top, w[i]);
-    if (lanes > 8) top = larger(top, exchanged<8>(top));
-    if (lanes > 4) top = larger(top, exchanged<4>(top));
-    if (lanes > 2) top = larger(top, exchanged<2>(top));
-    if (lanes > 1) top = larger(top, exchanged<1>(top));
+    top = largest_over<lanes>(top);
     const Int none = top < 1e-30f;
     const Float factor = broadcast(1.0f) / select(none, broadcast(1.0f), top);
     UNROLL for (int i = 0; i < n; ++i) w[i] = select(none, broadcast(1.0f), w[i] * factor);
@@ -100,7 +126,7 @@ template <int n, int lanes = 1, class Step> inline void for_batches(const Rows &
         transpose<n>(x, batch.x);
         if (rows.importance) {
             transpose<n>(importance, batch.w);
-            normalise<n>(batch.w, lanes);
+            normalise<n, lanes>(batch.w);
         }
         step(static_cast<const Batch<n> &>(batch), first, count);
     }

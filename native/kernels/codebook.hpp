@@ -16,6 +16,7 @@
 #include "blocks.hpp"
 #include "kernels/batch.hpp"
 #include "kernels/codebook_plans.hpp"
+#include "kernels/packing.hpp"
 #include "simd/half.hpp"
 
 namespace quantpress {
@@ -34,7 +35,7 @@ inline Int nearest_code(const Float &x) {
         -16.0f / kBucket,  -4.5f / kBucket,  7.0f / kBucket,   19.0f / kBucket,  31.5f / kBucket,  45.5f / kBucket,
         61.0f / kBucket,   79.0f / kBucket,  101.0f / kBucket, 0};
     // the sum's low bits are the bucket's number; bucket k holds midpoint k, the first all below and the last all above
-    const Int low = bits<std::int32_t>(clamp(x + 7.375f, 0.0f, 14.0f) + 12582912.0f);
+    const Int low = bits<std::int32_t>(clamp(x + 7.375f, 0.0f, 14.0f) + kRound);
     return select(x > lookup(load(kMidpoints), low), low + 1, low);
 }
 
@@ -42,11 +43,6 @@ inline Float level_of(const Int &code) {
     alignas(64) static constexpr float kLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                       1,    13,   25,  38,  53,  69,  89,  113};
     return lookup(load(kLevels), code);
-}
-
-inline Float inverse_of(const Float &x) {
-    const Int none = absolute(x) < 1e-30f;  // far below any scale that is not zero as a float16
-    return select(none, broadcast(0.0f), broadcast(1.0f) / select(none, broadcast(1.0f), x));
 }
 
 struct Block {
@@ -100,7 +96,7 @@ struct Fits {
 };
 
 inline Fits search(const Block &block, bool importance, const Plan &plan) {
-    const Float zero = broadcast(0.0f), largest = inverse_of(block.largest), heaviest = inverse_of(block.heaviest);
+    const Float zero = broadcast(0.0f), largest = reciprocal(block.largest), heaviest = reciprocal(block.heaviest);
     const Candidate *candidates = importance ? kWithImportance : kWithoutImportance;
     Fit positive = {zero, zero, zero}, negative = positive;
     for (int i = 0; i < plan.candidates[importance]; ++i) {
@@ -115,28 +111,11 @@ inline Fits search(const Block &block, bool importance, const Plan &plan) {
     return {select(second, negative, positive), select(second, positive, negative)};
 }
 
-// The codes of 16 blocks, two a byte as in Q4_0; word k of block b holds the bytes 4k ... 4k + 3.
-struct Nibbles {
-    std::int32_t words[4][kLanes];
-
-    void write(std::uint8_t *qs, std::size_t b) const {
-        for (int k = 0; k < 4; ++k) std::memcpy(qs + 4 * k, &words[k][b], sizeof words[k][b]);
-    }
-};
-
-template <class Code> inline Nibbles pack(Code code) {
-    Nibbles nibbles;
-    for (int k = 0; k < 4; ++k) {
-        Int word = broadcast(0);
-        for (int i = 0; i < 4; ++i) word = word | (code(4 * k + i) | code(16 + 4 * k + i) << 4) << (8 * i);
-        store(nibbles.words[k], word);
-    }
-    return nibbles;
-}
-
-inline Nibbles pack_nearest(const Block &block, const Float &scale) {
-    const Float per_bucket = inverse_of(scale) * (1 / kBucket);
-    return pack([&](int i) { return nearest_code(block.x[i] * per_bucket) & 15; });
+inline Bytes nearest_codes(const Block &block, const Float &scale) {
+    const Float per_bucket = reciprocal(scale) * (1 / kBucket);
+    Int code[32];
+    for (int i = 0; i < 32; ++i) code[i] = nearest_code(block.x[i] * per_bucket);
+    return nibbles(code);
 }
 
 // ---- IQ4_XS: lanes 0 ... 7 and 8 ... 15 are the sub-blocks of a super-block ----
@@ -158,15 +137,11 @@ inline Float stored(const Float &d) {
 // Of the sub-blocks' best scales the largest; of two that differ in sign alone, the positive one. A sub-block with next
 // to no weight has no say.
 inline Float largest_scale(const Fit &fit) {
-    Float most = select(fit.gain > sum_of_eights(fit.gain) * 1e-6f, fit.scale, broadcast(0.0f));
-    const auto compare = [&](const Float &other) {
-        const Int same = absolute(other) == absolute(most);
-        most = select((absolute(other) > absolute(most)) | (same & (other > most)), other, most);
-    };
-    compare(exchanged<4>(most));
-    compare(exchanged<2>(most));
-    compare(exchanged<1>(most));
-    return most;
+    const Float scale = select(fit.gain > sum_over<8>(fit.gain) * 1e-6f, fit.scale, broadcast(0.0f));
+    return combined<8>(scale, [](const Float &a, const Float &b) {
+        const Int same = absolute(b) == absolute(a);
+        return select((absolute(b) > absolute(a)) | (same & (b > a)), b, a);
+    });
 }
 
 inline Float nearest_step(const Float &scale, const Float &per_d) {
@@ -175,19 +150,19 @@ inline Float nearest_step(const Float &scale, const Float &per_d) {
 
 // The integers for d by the parabolas of each sub-block; `loss` is the super-block's error, less what no d changes.
 inline Scales estimate(const Fits &fits, const Float &d, Float &loss) {
-    const Float per_d = inverse_of(d);
+    const Float per_d = reciprocal(d);
     const Float best = nearest_step(fits.best.scale, per_d), other = nearest_step(fits.other.scale, per_d);
     const Float off = best * d - fits.best.scale, other_off = other * d - fits.other.scale;
     const Float best_loss = off * off * fits.best.vv;
     const Float other_loss = other_off * other_off * fits.other.vv + (fits.best.gain - fits.other.gain);
-    loss = sum_of_eights(smaller(other_loss, best_loss));
+    loss = sum_over<8>(smaller(other_loss, best_loss));
     return {d, select(other_loss < best_loss, other, best)};
 }
 
 // The best d for the codes, not rounded, and its gain.
 inline Fit fit_super(const Float &sub, const Sums &sums) {
-    const Float xv = sum_of_eights(sub * sums.xv), vv = sum_of_eights(sub * sub * sums.vv);
-    const Float d = xv * inverse_of(vv);
+    const Float xv = sum_over<8>(sub * sums.xv), vv = sum_over<8>(sub * sub * sums.vv);
+    const Float d = xv * reciprocal(vv);
     return {d, d * xv, vv};
 }
 
@@ -206,7 +181,7 @@ inline Scales search_super(const Block &block, const Fits &fits, const Plan &pla
             nearby = select(loss < least, scales, nearby);
             least = smaller(loss, least);
         }
-        const Fit fit = fit_super(nearby.sub, sums_at(block, inverse_of(nearby.d * nearby.sub)));
+        const Fit fit = fit_super(nearby.sub, sums_at(block, reciprocal(nearby.d * nearby.sub)));
         best = select(fit.gain > gain, Scales{fit.scale, nearby.sub}, best);
         gain = larger(fit.gain, gain);
     }
@@ -219,7 +194,7 @@ inline Scales refine(const Block &block, const Scales &scales) {
     Sums kept = {least, least};
     for (const float beside : {0.0f, -1.0f, 1.0f}) {
         const Float here = clamp(scales.sub + beside, -32.0f, 31.0f), scale = scales.d * here;
-        const Sums sums = sums_at(block, inverse_of(scale));
+        const Sums sums = sums_at(block, reciprocal(scale));
         const Float loss = (scale * sums.vv - sums.xv * 2.0f) * scale;
         const Int better = loss < least;
         least = select(better, loss, least);
@@ -233,7 +208,6 @@ inline Scales refine(const Block &block, const Scales &scales) {
 
 // A float of four bits is rounded as floats are, to a multiple of 1, 2 or 4.
 inline Float nearest_float4(const Float &magnitude) {
-    constexpr float kRound = 12582912.0f;
     const Float x = smaller(magnitude, broadcast(12.0f));
     const Float coarse = select(x < 8.0f, broadcast(2 * kRound), broadcast(4 * kRound));
     const Float round = select(x < 4.0f, broadcast(kRound), coarse);
@@ -267,38 +241,34 @@ inline Exponent search_exponent(const Float *x, const Float *w, const Int &e0, c
     return best;
 }
 
-}  // namespace codebook
-
 inline void encode_iq4_nl(const Rows &rows, Effort effort, std::uint8_t *out) {
-    using namespace codebook;
     const Plan &plan = kPlans[static_cast<int>(effort)];
     for_batches<32>(rows, [&](const Batch<32> &batch, std::size_t first, std::size_t count) {
         const Block block = prepare(batch);
         Int d = to_scale(search(block, rows.importance != nullptr, plan).best.scale);
         for (int round = 0; round < plan.rounds; ++round) {
-            const Sums sums = sums_at(block, inverse_of(from_half(d)));
+            const Sums sums = sums_at(block, reciprocal(from_half(d)));
             d = to_scale(sums.xv / sums.vv);
         }
-        const Nibbles nibbles = pack_nearest(block, from_half(d));
+        const Bytes codes = nearest_codes(block, from_half(d));
         std::int32_t scales[kLanes];
         store(scales, d);
         for (std::size_t b = 0; b < count; ++b) {
             IQ4_NL packed;
             packed.d = static_cast<Half>(scales[b]);
-            nibbles.write(packed.qs, b);
+            std::memcpy(packed.qs, codes.of(b), sizeof packed.qs);
             put(out, first + b, packed);
         }
     });
 }
 
 inline void encode_iq4_xs(const Rows &rows, Effort effort, std::uint8_t *out) {
-    using namespace codebook;
     const Plan &plan = kPlans[static_cast<int>(effort)];
     for_batches<32, 8>(rows, [&](const Batch<32> &batch, std::size_t first, std::size_t count) {
         const Block block = prepare(batch);
         Scales scales = search_super(block, search(block, rows.importance != nullptr, plan), plan);
         for (int round = 0; round < plan.rounds; ++round) scales = refine(block, scales);
-        const Nibbles nibbles = pack_nearest(block, scales.d * scales.sub);
+        const Bytes codes = nearest_codes(block, scales.d * scales.sub);
         std::int32_t d[kLanes], sub[kLanes];
         store(d, to_scale(scales.d));
         store(sub, convert<std::int32_t>(scales.sub + 32.0f));
@@ -308,7 +278,7 @@ inline void encode_iq4_xs(const Rows &rows, Effort effort, std::uint8_t *out) {
             for (std::size_t i = 0; i < 8; ++i) {
                 packed.scales_l[i / 2] |= static_cast<std::uint8_t>((sub[b + i] & 15) << (4 * (i % 2)));
                 packed.scales_h |= static_cast<std::uint16_t>((sub[b + i] >> 4) << (2 * i));
-                nibbles.write(packed.qs + 16 * i, b + i);
+                std::memcpy(packed.qs + 16 * i, codes.of(b + i), 16);
             }
             put(out, (first + b) / 8, packed);
         }
@@ -316,7 +286,6 @@ inline void encode_iq4_xs(const Rows &rows, Effort effort, std::uint8_t *out) {
 }
 
 inline void encode_mxfp4(const Rows &rows, Effort effort, std::uint8_t *out) {
-    using namespace codebook;
     const Plan &plan = kPlans[static_cast<int>(effort)];
     alignas(64) static constexpr std::int32_t kCodes[16] = {0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7};  // by magnitude
     for_batches<32>(rows, [&](const Batch<32> &batch, std::size_t first, std::size_t count) {
@@ -328,20 +297,28 @@ inline void encode_mxfp4(const Rows &rows, Effort effort, std::uint8_t *out) {
         const Float low = power_of_two(half), high = power_of_two(shift - half);
         for (int i = 0; i < 32; ++i) x[i] = absolute(batch.x[i]) * low * high;
         const Exponent best = search_exponent(x, batch.w, e0, plan);
-        const Nibbles nibbles = pack([&](int i) {
-            const Int code = lookup(load(kCodes), convert<std::int32_t>(nearest_float4(x[i] * best.factor)));
-            return code | ((bits<std::int32_t>(batch.x[i]) >> 28) & 8);
-        });
+        Int code[32];
+        for (int i = 0; i < 32; ++i) {
+            code[i] = lookup(load(kCodes), convert<std::int32_t>(nearest_float4(x[i] * best.factor)));
+            code[i] = code[i] | ((bits<std::int32_t>(batch.x[i]) >> 28) & 8);
+        }
+        const Bytes codes = nibbles(code);
         std::int32_t e[kLanes];
         store(e, best.e);
         for (std::size_t b = 0; b < count; ++b) {
             MXFP4 packed;
             packed.e = static_cast<std::uint8_t>(e[b]);
-            nibbles.write(packed.qs, b);
+            std::memcpy(packed.qs, codes.of(b), sizeof packed.qs);
             put(out, first + b, packed);
         }
     });
 }
+
+}  // namespace codebook
+
+using codebook::encode_iq4_nl;
+using codebook::encode_iq4_xs;
+using codebook::encode_mxfp4;
 
 }  // namespace
 }  // namespace quantpress

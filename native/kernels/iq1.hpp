@@ -16,11 +16,14 @@
 #include "kernels/batch.hpp"
 #include "kernels/iq1_plans.hpp"
 #include "kernels/iq1_search.hpp"
+#include "kernels/packing.hpp"
 #include "simd/half.hpp"
 
 namespace quantpress {
 namespace {
 namespace iq1 {
+
+using namespace iq1_plans;
 
 constexpr float kDelta = 0.125f;
 constexpr float kLeast = -0x1p126f;  // below any gain
@@ -150,19 +153,6 @@ inline void flip_signs(const SubBlocks<groups, per_delta> &sub, const Float &sca
     }
 }
 
-template <int lanes> inline Float super_block_sum(Float v) {
-    if constexpr (lanes == 16) v = v + exchanged<8>(v);
-    return sum_of_eights(v);
-}
-
-template <int lanes> inline Float super_block_largest(Float v) {
-    if constexpr (lanes == 16) v = larger(v, exchanged<8>(v));
-    v = larger(v, exchanged<4>(v));
-    v = larger(v, exchanged<2>(v));
-    return larger(v, exchanged<1>(v));
-}
-
-inline Float ratio(const Float &a, const Float &b) { return select(b > 0.0f, a / b, broadcast(0.0f)); }
 inline Float best_scale(const Fit &fit) { return ratio(fit.wxv, fit.wvv); }
 
 // The scale of a sub-scale, and the sub-scale of the nearest to twice half_scale.
@@ -173,13 +163,13 @@ inline Float nearest_level(const Float &half_scale, const Float &inverse_of_d) {
 
 struct Trials {
     int count;
-    Fit fit[kIq1MostTrials];
+    Fit fit[kMostTrials];
 };
 
 // d of the super-block with sub-blocks [first, first + lanes). Here a lane is a candidate of d.
 template <int lanes>
 inline float choose_d(const Trials &trials, const Float &candidates, int first) {
-    float wxv[kIq1MostTrials][kLanes], wvv[kIq1MostTrials][kLanes], half_scale[kIq1MostTrials][kLanes];
+    float wxv[kMostTrials][kLanes], wvv[kMostTrials][kLanes], half_scale[kMostTrials][kLanes];
     for (int i = 0; i < trials.count; ++i) {
         store(wxv[i], trials.fit[i].wxv);
         store(wvv[i], trials.fit[i].wvv);
@@ -205,7 +195,7 @@ inline float choose_d(const Trials &trials, const Float &candidates, int first) 
 
 // The scale of each sub-block at which rounding without the grid takes most off its error.
 template <int groups, int per_delta>
-inline Float scan(const SubBlocks<groups, per_delta> &sub, const Iq1Plan &plan) {
+inline Float scan(const SubBlocks<groups, per_delta> &sub, const Plan &plan) {
     Float best = sub.typical, most_gain = broadcast(kLeast);
     for (int i = 0; i < plan.scans; ++i) {
         const Float scale = sub.typical * plan.scan[i];
@@ -217,7 +207,7 @@ inline Float scan(const SubBlocks<groups, per_delta> &sub, const Iq1Plan &plan) 
 }
 
 template <int groups, int per_delta>
-inline Trials search_trials(const SubBlocks<groups, per_delta> &sub, const Iq1Plan &plan) {
+inline Trials search_trials(const SubBlocks<groups, per_delta> &sub, const Plan &plan) {
     const Float middle = scan(sub, plan);
     Trials trials;
     trials.count = plan.trials;
@@ -233,9 +223,9 @@ template <int lanes> inline Float choose_ds(const Trials &trials) {
     Float largest = broadcast(0.0f);
     for (int i = 0; i < trials.count; ++i) largest = larger(best_scale(trials.fit[i]), largest);
     float unit[kLanes], d[kLanes];
-    store(unit, super_block_largest<lanes>(largest) * (1.0f / 15.0f));
+    store(unit, largest_over<lanes>(largest) * (1.0f / 15.0f));
     for (int first = 0; first < kLanes; first += lanes) {
-        const float found = choose_d<lanes>(trials, load(kIq1Steps) * unit[first], first);
+        const float found = choose_d<lanes>(trials, load(kSteps) * unit[first], first);
         for (int b = first; b < first + lanes; ++b) d[b] = found;
     }
     return load(d);
@@ -272,14 +262,14 @@ template <int groups> inline Encoded<groups> refit(const Float &level, const Cod
     constexpr int lanes = 32 / groups;
     const Fit fit = fit_of(codes);
     const Float factor = level * 2.0f + 1.0f;
-    const Float sum_wxv = super_block_sum<lanes>(fit.wxv * factor);
-    const Float sum_wvv = super_block_sum<lanes>(fit.wvv * factor * factor);
+    const Float sum_wxv = sum_over<lanes>(fit.wxv * factor);
+    const Float sum_wvv = sum_over<lanes>(fit.wvv * factor * factor);
     const Float d = from_half(to_scale(ratio(sum_wxv, sum_wvv)));
     return {d, nearest_level(best_scale(fit) * 0.5f, ratio(broadcast(1.0f), d)), codes};
 }
 
 template <int groups, int per_delta>
-inline Encoded<groups> encode(const Batch<8 * groups> &batch, const Iq1Plan &plan) {
+inline Encoded<groups> encode(const Batch<8 * groups> &batch, const Plan &plan) {
     constexpr int lanes = 32 / groups;
     const SubBlocks<groups, per_delta> sub = prepare<groups, per_delta>(batch);
     const Trials trials = search_trials(sub, plan);
@@ -308,51 +298,42 @@ constexpr std::array<std::uint16_t, 256> in_base_3() {
 
 constexpr std::array<std::uint16_t, 256> kInBase3 = in_base_3();
 
-// Where the entry of a name is in the grid.
-constexpr std::array<std::uint16_t, 6561> places() {
-    std::array<std::uint16_t, 6561> place = {};
-    for (std::uint16_t i = 0; i < 2048; ++i) {
-        const Entry entry = entry_of(kGridIQ1[i]);
-        place[static_cast<std::size_t>(kInBase3[entry.used] + kInBase3[entry.negative])] = i;
-    }
-    return place;
-}
+constexpr Indices<6561> kIndices(kGridIQ1, [](int levels) {
+    const Entry entry = entry_of(levels);
+    return kInBase3[entry.used] + kInBase3[entry.negative];
+});
 
-constexpr std::array<std::uint16_t, 6561> kPlaces = places();
-
-inline int place_of(std::int32_t code) {
-    return kPlaces[static_cast<std::size_t>(kInBase3[code & 255] + kInBase3[code & code >> 8 & 255])];
+inline int index_of(std::int32_t code) {
+    return kIndices.of[kInBase3[code & 255] + kInBase3[code & code >> 8 & 255]];
 }
 
 // Results as arrays [group][lane].
 template <int groups> struct Stored {
-    std::int32_t d[kLanes], level[kLanes], place[groups][kLanes], minus[groups][kLanes];
+    std::int32_t d[kLanes], level[kLanes], index[groups][kLanes], minus[groups][kLanes];
 
     explicit Stored(const Encoded<groups> &encoded) {
         store(d, to_scale(encoded.d));
         store(level, convert<std::int32_t>(encoded.level));
         for (int g = 0; g < groups; ++g) {
             store(minus[g], encoded.codes.group[g].code >> 16);
-            store(place[g], encoded.codes.group[g].code);
-            for (std::int32_t &code : place[g]) code = place_of(code);
+            store(index[g], encoded.codes.group[g].code);
+            for (std::int32_t &code : index[g]) code = index_of(code);
         }
     }
 };
 
-}  // namespace iq1
-
 inline void encode_iq1_s(const Rows &rows, Effort effort, std::uint8_t *out) {
     for_batches<32, 8>(rows, [&](const Batch<32> &batch, std::size_t first, std::size_t count) {
-        const iq1::Stored<4> codes(iq1::encode<4, 4>(batch, iq1_plan(effort)));
+        const Stored<4> codes(encode<4, 4>(batch, kPlans[static_cast<int>(effort)]));
         for (std::size_t lane = 0; lane < count; lane += 8) {
             IQ1_S block;
             block.d = static_cast<Half>(codes.d[lane]);
             for (std::size_t b = 0; b < 8; ++b) {
                 int word = codes.level[lane + b] << 12 | codes.minus[0][lane + b] << 15;
                 for (std::size_t g = 0; g < 4; ++g) {
-                    const int place = codes.place[g][lane + b];
-                    block.qs[4 * b + g] = static_cast<std::uint8_t>(place);
-                    word |= (place >> 8) << 3 * g;
+                    const int index = codes.index[g][lane + b];
+                    block.qs[4 * b + g] = static_cast<std::uint8_t>(index);
+                    word |= (index >> 8) << 3 * g;
                 }
                 block.qh[b] = static_cast<std::uint16_t>(word);
             }
@@ -363,7 +344,7 @@ inline void encode_iq1_s(const Rows &rows, Effort effort, std::uint8_t *out) {
 
 inline void encode_iq1_m(const Rows &rows, Effort effort, std::uint8_t *out) {
     for_batches<16, 16>(rows, [&](const Batch<16> &batch, std::size_t first, std::size_t) {
-        const iq1::Stored<2> codes(iq1::encode<2, 1>(batch, iq1_plan(effort)));
+        const Stored<2> codes(encode<2, 1>(batch, kPlans[static_cast<int>(effort)]));
         IQ1_M block;
         int words[4];
         for (int i = 0; i < 4; ++i) words[i] = (codes.d[0] >> 4 * i & 15) << 12;
@@ -371,8 +352,8 @@ inline void encode_iq1_m(const Rows &rows, Effort effort, std::uint8_t *out) {
             words[b / 4] |= codes.level[b] << 3 * (b % 4);
             int upper = 0;
             for (int g = 0; g < 2; ++g) {
-                block.qs[2 * b + g] = static_cast<std::uint8_t>(codes.place[g][b]);
-                upper |= (codes.place[g][b] >> 8 | codes.minus[g][b] << 3) << 4 * g;
+                block.qs[2 * b + g] = static_cast<std::uint8_t>(codes.index[g][b]);
+                upper |= (codes.index[g][b] >> 8 | codes.minus[g][b] << 3) << 4 * g;
             }
             block.qh[b] = static_cast<std::uint8_t>(upper);
         }
@@ -380,6 +361,11 @@ inline void encode_iq1_m(const Rows &rows, Effort effort, std::uint8_t *out) {
         put(out, first / 16, block);
     });
 }
+
+}  // namespace iq1
+
+using iq1::encode_iq1_m;
+using iq1::encode_iq1_s;
 
 }  // namespace
 }  // namespace quantpress

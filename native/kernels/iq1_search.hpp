@@ -169,11 +169,11 @@ template <bool flips>
         top = larger(absolute(cost[j]), top);
     }
     if (flips) signs = signs ^ flip;
-    // 1.5 * 2^23 leaves an integer in the low bits of a float32; of the upper ones only 2^30 is not shifted out
+    // kRound leaves an integer in the low bits; of the upper ones only 2^30 is not shifted out
     const Float unit = broadcast(0x1p19f) / top;
     Int number[8];
     UNROLL for (int j = 0; j < 8; ++j)
-        number[j] = (bits<std::int32_t>(cost[j] * unit + 0x1.8p23f) << 8) - (0x40000000 - (1 << j));
+        number[j] = (bits<std::int32_t>(cost[j] * unit + kRound) << 8) - (0x40000000 - (1 << j));
     return coded(x, w, delta, cheapest_pattern(number, signs), signs);
 }
 

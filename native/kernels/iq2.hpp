@@ -20,13 +20,14 @@
 #include "kernels/batch.hpp"
 #include "kernels/iq2_plans.hpp"
 #include "kernels/iq2_search.hpp"
+#include "kernels/packing.hpp"
 #include "simd/half.hpp"
 
 namespace quantpress {
 namespace {
 namespace iq2 {
 
-using iq2_plans::kSmallest, iq2_plans::Plan;
+using namespace iq2_plans;
 
 template <int groups> struct SubBlocks {
     Group group[groups], other[groups];      // other: with the second choice of the sign that differs
@@ -62,7 +63,7 @@ template <int groups, bool even> inline SubBlocks<groups> split(const Batch<8 * 
     SubBlocks<groups> sub;
     Float sum = broadcast(0.0f);
     for (const Float &w : batch.w) sum = sum + w;
-    const Float floor = larger(sum * (iq2_plans::kLeastShare / (8 * groups)), broadcast(kSmallest));
+    const Float floor = larger(sum * (kLeastShare / (8 * groups)), broadcast(kSmallest));
     for (int g = 0; g < groups; ++g) {
         Group &group = sub.group[g];
         group.sum_w = group.sum_wx = broadcast(0.0f);
@@ -138,7 +139,7 @@ inline Found<groups> find(const SubBlocks<groups> &sub, const Float &wanted, int
 // All that was found for 16 sub-blocks.
 template <int groups> struct Pool {
     int count = 0;
-    Found<groups> found[iq2_plans::kMostFound];
+    Found<groups> found[kMostFound];
 };
 
 struct Choice {
@@ -167,19 +168,6 @@ template <int groups> inline Choice choose(const Pool<groups> &pool, const Float
     return best;
 }
 
-// Sums and maxima over a super-block, in each of its lanes.
-template <int lanes> inline Float total(const Float &v) {
-    if constexpr (lanes == 8) return sum_of_eights(v);
-    return sum_of_eights(v + exchanged<8>(v));
-}
-
-template <int lanes> inline Float maximum_of(Float v) {
-    if constexpr (lanes == 16) v = larger(v, exchanged<8>(v));
-    v = larger(v, exchanged<4>(v));
-    v = larger(v, exchanged<2>(v));
-    return larger(v, exchanged<1>(v));
-}
-
 // The best d so far, as d / 4 and as it is stored, and its error.
 struct Step {
     Float value, error;
@@ -189,7 +177,7 @@ struct Step {
 template <int lanes, int groups> inline void try_step(Step &best, const Pool<groups> &pool, const Float &wanted) {
     const Int half = to_scale(wanted * 4.0f);
     const Float value = from_half(half) * 0.25f;
-    const Float error = total<lanes>(choose(pool, value).error);
+    const Float error = sum_over<lanes>(choose(pool, value).error);
     const Int better = error < best.error;
     best.value = select(better, value, best.value);
     best.error = select(better, error, best.error);
@@ -204,16 +192,16 @@ inline Step first_step(const SubBlocks<groups> &sub, const Plan &plan, Pool<grou
         sum_w = sum_w + group.sum_w;
         sum_wx = sum_wx + group.sum_wx;
     }
-    Float scale = sum_wx / sum_w * (plan.first * iq2_plans::kMean), best = scale, least = broadcast(3e38f);
+    Float scale = sum_wx / sum_w * (plan.first * kMean), best = scale, least = broadcast(3e38f);
     for (int i = 0; i < plan.scales; ++i, scale = scale * plan.ratio) {
         const Found<groups> &found = pool.found[pool.count++] = find<grid>(sub, scale, 1);
         const Float error = found.sums.error(found.scale);
         best = select(error < least, found.scale, best);
         least = smaller(error, least);
     }
-    const Float top = maximum_of<lanes>(best);
+    const Float top = largest_over<lanes>(best);
     Step step{broadcast(0.0f), broadcast(3e38f), broadcast(0)};
-    for (const float multiple : iq2_plans::kMultiples) try_step<lanes>(step, pool, top * (1.0f / multiple));
+    for (const float multiple : kMultiples) try_step<lanes>(step, pool, top * (1.0f / multiple));
     return step;
 }
 
@@ -228,9 +216,9 @@ inline void refine(Step &step, const SubBlocks<groups> &sub, const Plan &plan, i
     const Choice choice = choose(pool, step.value);
     const Float multiple = choice.sc + 0.5f;
     const Float square = multiple * multiple * choice.sums.qq;
-    const Float centre = total<lanes>(multiple * choice.sums.xq) / total<lanes>(square);
+    const Float centre = sum_over<lanes>(multiple * choice.sums.xq) / sum_over<lanes>(square);
     try_step<lanes>(step, pool, step.value);  // what was found makes it better
-    for (const float factor : iq2_plans::kAround) try_step<lanes>(step, pool, centre * factor);
+    for (const float factor : kAround) try_step<lanes>(step, pool, centre * factor);
 }
 
 // 16 sub-blocks, ready to be packed.
@@ -260,7 +248,7 @@ inline Coded<groups> coded(const SubBlocks<groups> &sub, const Pool<groups> &poo
 template <const auto &grid, int groups, bool even, class Pack>
 inline void encode_iq2(const Rows &rows, Effort effort, std::uint8_t *out, Pack pack) {
     constexpr int n = 8 * groups, lanes = 256 / n;
-    const Plan &plan = iq2_plans::plan(effort);
+    const Plan &plan = kPlans[static_cast<int>(effort)];
     for_batches<n, lanes>(rows, [&](const Batch<n> &batch, std::size_t first, std::size_t count) {
         const SubBlocks<groups> sub = split<groups, even>(batch);
         Pool<groups> pool;
@@ -272,17 +260,8 @@ inline void encode_iq2(const Rows &rows, Effort effort, std::uint8_t *out, Pack 
     });
 }
 
-// The index of an entry by its name.
-template <const auto &grid> struct Indices {
-    std::uint16_t of[6561] = {};
-
-    constexpr Indices() {
-        std::uint16_t index = 0;
-        for (const int entry : grid) of[base3(entry & 255) + kQuads * base3(entry >> 8)] = index++;
-    }
-};
-
-template <const auto &grid> constexpr Indices<grid> kIndices;
+template <const auto &grid>
+constexpr Indices<6561> kIndices(grid, [](int entry) { return base3(entry & 255) + kQuads * base3(entry >> 8); });
 
 inline void encode_iq2_xxs(const Rows &rows, Effort effort, std::uint8_t *out) {
     encode_iq2<kGridIQ2XXS, 4, true>(rows, effort, out, [](const Coded<4> &coded, std::size_t lane) {

@@ -1,8 +1,6 @@
 // What the encoders of IQ2_XXS, IQ2_XS and IQ2_S try, for the kernels and the reference.
 #pragma once
 
-#include "codec.hpp"
-
 namespace quantpress::iq2_plans {
 
 // At how many scales the grid is searched: first at `scales`, each `ratio` times the one before; then, in each round,
@@ -13,14 +11,12 @@ struct Plan {
     float first, ratio;  // first: times the estimate kMean
     int rounds, neighbours, choices;
 };
-constexpr Plan kFast = {4, 0.6f, 1.4f, 1, 0, 1};
-constexpr Plan kNormal = {5, 0.58f, 1.33f, 1, 1, 2};
-constexpr Plan kBest = {10, 0.5f, 1.17f, 3, 1, 2};
-constexpr int kMostFound = kBest.scales + kBest.rounds * (2 * kBest.neighbours + 1);
-
-constexpr const Plan &plan(Effort effort) {
-    return effort == Effort::kFast ? kFast : effort == Effort::kNormal ? kNormal : kBest;
-}
+constexpr Plan kPlans[3] = {  // by effort
+    {4, 0.6f, 1.4f, 1, 0, 1},
+    {5, 0.58f, 1.33f, 1, 0, 2},
+    {10, 0.5f, 1.17f, 3, 1, 2},
+};
+constexpr int kMostFound = kPlans[2].scales + kPlans[2].rounds * (2 * kPlans[2].neighbours + 1);
 
 // The scale of a sub-block, roughly, is the mean of |x| times this.
 constexpr float kMean = 1.0f / 18.5f;

@@ -19,6 +19,7 @@
 #include "blocks.hpp"
 #include "kernels/iq3_plans.hpp"
 #include "kernels/iq3_search.hpp"
+#include "kernels/packing.hpp"
 #include "simd/half.hpp"
 
 namespace quantpress {
@@ -32,17 +33,6 @@ struct Parabola {
     Float ll, lx;
     Float at(const Float &s) const { return s * (s * ll - (lx + lx)); }
 };
-
-// a / b, 0 where b is nothing.
-inline Float ratio(const Float &a, const Float &b) {
-    return select(b > 1e-30f, a / select(b > 1e-30f, b, broadcast(1.0f)), broadcast(0.0f));
-}
-
-inline Float maximum_of_eights(Float v) {
-    v = larger(v, exchanged<4>(v));
-    v = larger(v, exchanged<2>(v));
-    return larger(v, exchanged<1>(v));
-}
 
 // -1 where the number of bits set in byte h is odd.
 inline Int odd_bits(const Int &word, int h) {
@@ -69,7 +59,7 @@ template <class Grid> struct SubBlocks {
     explicit SubBlocks(const Batch<32> &batch) {
         Float top = broadcast(0.0f);
         for (const Float &v : batch.x) top = larger(absolute(v), top);
-        const Int exponent = bits<std::int32_t>(maximum_of_eights(top)) & 0x7f800000;
+        const Int exponent = bits<std::int32_t>(largest_over<8>(top)) & 0x7f800000;
         power = bits<float>(broadcast(254 << 23) - exponent);
         negative = broadcast(0);
         for (int i = 0; i < 32; ++i) {
@@ -239,7 +229,7 @@ template <class Grid> struct Scales {
     void consider(const Float &wanted) {
         const Float tried = from_half(stored(wanted)) * power;
         Float codes = broadcast(0.0f);
-        const Float sum = sum_of_eights(best_code(tried, codes));
+        const Float sum = sum_over<8>(best_code(tried, codes));
         const Int better = sum < error;
         d = select(better, tried, d);
         code = select(better, codes, code);
@@ -249,7 +239,7 @@ template <class Grid> struct Scales {
     // The d of least squares for parabolas and codes.
     Float least_squares(const Parabola &parabola) const {
         const Float m = (code + 0.5f) * Grid::unit;
-        return ratio(sum_of_eights(m * parabola.lx), sum_of_eights(m * m * parabola.ll));
+        return ratio(sum_over<8>(m * parabola.lx), sum_over<8>(m * m * parabola.ll));
     }
 
     // The parabola that is lowest at the scales chosen.
@@ -266,7 +256,7 @@ template <class Grid> struct Scales {
 
     // Tries `count` scales of the super-block, then those of least squares.
     void choose(int count) {
-        const Float longest = maximum_of_eights(scale) * (1.0f / Grid::unit);
+        const Float longest = largest_over<8>(scale) * (1.0f / Grid::unit);
         const float step = (kHighest - kLowest) / static_cast<float>(count);
         for (int k = 0; k < count; ++k) consider(longest / broadcast(kHighest - step * static_cast<float>(k)));
         for (int k = 0; k < 2; ++k) consider(least_squares(chosen()));
@@ -299,28 +289,15 @@ template <class Grid, class Pack> inline void encode(const Rows &rows, Effort ef
     });
 }
 
-// The index of each pattern of levels in a grid.
-template <std::size_t n> struct PatternIndex {
-    std::uint16_t of[1 << kPatternBits];
-};
-
-template <std::size_t n> constexpr PatternIndex<n> pattern_index(const std::uint16_t (&grid)[n]) {
-    PatternIndex<n> index{};
-    for (std::size_t i = 0; i < n; ++i) index.of[grid[i]] = static_cast<std::uint16_t>(i);
-    return index;
-}
-
-template <const auto &grid> inline constexpr auto kPatternIndex = pattern_index(grid);
-
-}  // namespace iq3
+template <const auto &grid> constexpr Indices<1 << kPatternBits> kIndices(grid, [](int levels) { return levels; });
 
 inline void encode_iq3_xxs(const Rows &rows, Effort effort, std::uint8_t *out) {
-    iq3::encode<iq3_plans::XXS>(rows, effort, [out](std::size_t index, std::size_t lane, const iq3::Found &found) {
+    encode<XXS>(rows, effort, [out](std::size_t index, std::size_t lane, const Found &found) {
         IQ3_XXS block;
         block.d = static_cast<Half>(found.d[lane]);
         for (std::size_t b = 0; b < 8; ++b) {
             for (std::size_t g = 0; g < 8; ++g) {
-                const int entry = iq3::kPatternIndex<kGridIQ3XXS>.of[found.levels[g][lane + b]];
+                const int entry = kIndices<kGridIQ3XXS>.of[found.levels[g][lane + b]];
                 block.qs[8 * b + g] = static_cast<std::uint8_t>(entry);
             }
             const std::uint32_t signs = static_cast<std::uint32_t>(found.signs[lane + b]);
@@ -333,12 +310,12 @@ inline void encode_iq3_xxs(const Rows &rows, Effort effort, std::uint8_t *out) {
 }
 
 inline void encode_iq3_s(const Rows &rows, Effort effort, std::uint8_t *out) {
-    iq3::encode<iq3_plans::S>(rows, effort, [out](std::size_t index, std::size_t lane, const iq3::Found &found) {
+    encode<S>(rows, effort, [out](std::size_t index, std::size_t lane, const Found &found) {
         IQ3_S block = {};
         block.d = static_cast<Half>(found.d[lane]);
         for (std::size_t b = 0; b < 8; ++b) {
             for (std::size_t g = 0; g < 8; ++g) {
-                const int entry = iq3::kPatternIndex<kGridIQ3S>.of[found.levels[g][lane + b]];
+                const int entry = kIndices<kGridIQ3S>.of[found.levels[g][lane + b]];
                 block.qs[8 * b + g] = static_cast<std::uint8_t>(entry);
                 block.qh[b] |= static_cast<std::uint8_t>(entry >> 8 << g);
             }
@@ -348,6 +325,11 @@ inline void encode_iq3_s(const Rows &rows, Effort effort, std::uint8_t *out) {
         put(out, index, block);
     });
 }
+
+}  // namespace iq3
+
+using iq3::encode_iq3_s;
+using iq3::encode_iq3_xxs;
 
 }  // namespace
 }  // namespace quantpress

@@ -28,7 +28,7 @@ struct Plan {
     float ratio;
     int fine, scales;
 };
-constexpr Plan kPlans[3] = {{4, 1.19f, 0, 16}, {5, 1.157f, 3, 32}, {14, 1.05f, 5, 64}};  // by effort
+constexpr Plan kPlans[3] = {{4, 1.19f, 0, 16}, {5, 1.157f, 1, 24}, {14, 1.05f, 5, 64}};  // by effort
 constexpr float kFirst = 0.95f;
 constexpr float kNear[5] = {1.0f, 0.95f, 1.05f, 0.9f, 1.1f};
 constexpr int kMostBounds = 1 + 14 + 5;

@@ -5,8 +5,9 @@
 #include "blocks.hpp"
 #include "kernels/k_affine_search.hpp"
 
-namespace quantpress::k_affine {
+namespace quantpress {
 namespace {
+namespace k_affine {
 
 template <int apart> inline Int exchanged_bits(const Int &v) {
     return bits<std::int32_t>(exchanged<apart>(bits<float>(v)));
@@ -55,8 +56,7 @@ inline Int nibbles(const Int &codes) {
 
 // The fifth bits of 4 weights of all 8 sub-blocks.
 inline Int fifths(const Int &codes) {
-    constexpr std::int32_t kBit[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7};
-    Int v = ((codes >> 4) & 0x01010101) << load(kBit);
+    Int v = ((codes >> 4) & 0x01010101) << (lane_numbers() & 7);
     v = v | exchanged_bits<1>(v);
     v = v | exchanged_bits<2>(v);
     return v | exchanged_bits<4>(v);
@@ -64,14 +64,13 @@ inline Int fifths(const Int &codes) {
 
 // The codes of 4 weights of the sub-blocks 8 h + p, + 2, + 4, + 6, in lane 8 h + p for h and p of 0 and 1.
 inline Int pairs(const Int &codes) {
-    constexpr std::int32_t kShift[kLanes] = {0, 0, 2, 2, 4, 4, 6, 6, 0, 0, 2, 2, 4, 4, 6, 6};
-    Int v = codes << load(kShift);
+    Int v = codes << (lane_numbers() & 6);
     v = v | exchanged_bits<2>(v);
     return v | exchanged_bits<4>(v);
 }
 
-inline void pack(const Encoded<Q2> &from, std::size_t first, std::size_t, std::uint8_t *out) {
-    Q2_K block;
+template <class Block> inline void pack(const Encoded<Q2> &from, std::size_t first, std::size_t, std::uint8_t *out) {
+    Block block;
     block.d = static_cast<Half>(from.d[0]);
     block.dmin = static_cast<Half>(from.dmin[0]);
     for (int b = 0; b < 16; ++b) block.scales[b] = static_cast<std::uint8_t>(from.sc[b] | from.mn[b] << 4);
@@ -102,37 +101,31 @@ inline void pack(const Encoded<Type> &from, std::size_t first, std::size_t count
     }
 }
 
-template <class Type, class Pack> inline void encode(const Rows &rows, Effort effort, Pack pack) {
-    const Search &limits = Type::kSearch[static_cast<int>(effort)];
-    for_batches<Type::kWeights, 256 / Type::kWeights>(
-        rows, [&](const SubBlocks<Type> &batch, std::size_t first, std::size_t count) {
-            pack(encoded<Type>(batch, best_scales<Type>(batch, limits)), first, count);
-        });
+template <class Block, class Type> inline void encode(const Rows &rows, Effort effort, std::uint8_t *out) {
+    const Plan &plan = Type::kPlans[static_cast<int>(effort)];
+    constexpr int n = Type::kWeights, lanes = kSubBlocks<Type>;
+    for_batches<n, lanes>(rows, [&](const SubBlocks<Type> &batch, std::size_t first, std::size_t count) {
+        pack<Block>(encoded<Type>(batch, best_scales<Type>(batch, plan)), first, count, out);
+    });
 }
 
-}  // namespace
-}  // namespace quantpress::k_affine
-
-namespace quantpress {
-namespace {
-
 inline void encode_q2_k(const Rows &rows, Effort effort, std::uint8_t *out) {
-    k_affine::encode<k_affine::Q2>(rows, effort, [out](const auto &from, std::size_t first, std::size_t count) {
-        k_affine::pack(from, first, count, out);
-    });
+    encode<Q2_K, Q2>(rows, effort, out);
 }
 
 inline void encode_q4_k(const Rows &rows, Effort effort, std::uint8_t *out) {
-    k_affine::encode<k_affine::Q4>(rows, effort, [out](const auto &from, std::size_t first, std::size_t count) {
-        k_affine::pack<Q4_K>(from, first, count, out);
-    });
+    encode<Q4_K, Q4>(rows, effort, out);
 }
 
 inline void encode_q5_k(const Rows &rows, Effort effort, std::uint8_t *out) {
-    k_affine::encode<k_affine::Q5>(rows, effort, [out](const auto &from, std::size_t first, std::size_t count) {
-        k_affine::pack<Q5_K>(from, first, count, out);
-    });
+    encode<Q5_K, Q5>(rows, effort, out);
 }
+
+}  // namespace k_affine
+
+using k_affine::encode_q2_k;
+using k_affine::encode_q4_k;
+using k_affine::encode_q5_k;
 
 }  // namespace
 }  // namespace quantpress

@@ -25,25 +25,18 @@
 
 #include "blocks.hpp"
 #include "kernels/batch.hpp"
-#include "kernels/k_affine_table.hpp"
+#include "kernels/k_affine_plans.hpp"
 #include "simd/half.hpp"
 
-namespace quantpress::k_affine {
+namespace quantpress {
 namespace {
+namespace k_affine {
+
+using namespace k_affine_plans;
 
 template <class Type> using SubBlocks = Batch<Type::kWeights>;
 
-// The sum over the sub-blocks of a super-block (8 or 16 lanes), in each of its lanes; and the largest.
-template <class Type> inline Float total(const Float &v) {
-    if constexpr (Type::kWeights == 16) return sum_of_eights(v + exchanged<8>(v));
-    return sum_of_eights(v);
-}
-template <class Type> inline Float largest(Float v) {
-    if constexpr (Type::kWeights == 16) v = larger(v, exchanged<8>(v));
-    v = larger(v, exchanged<4>(v));
-    v = larger(v, exchanged<2>(v));
-    return larger(v, exchanged<1>(v));
-}
+template <class Type> constexpr int kSubBlocks = 256 / Type::kWeights;  // of a super-block, a lane each
 
 // As it will be read back, and never 0.
 inline Float stored(const Float &scale) {
@@ -114,7 +107,6 @@ struct Fit {
 };
 
 template <class Type> inline Fit fit(const Integers<Type> &in, const Candidate &candidate, const Float &inverse_w) {
-    constexpr float kRound = 12582912.0f;  // as in `nearest`
     const Float shift = broadcast(candidate.shift), rate = broadcast(candidate.rate);
     Float sum_q = broadcast(0.0f), sum_qq = sum_q, sum_xq = sum_q;
     UNROLL for (int i = 0; i < Type::kWeights; ++i) {
@@ -165,9 +157,10 @@ template <class Type> inline void spread(const Float &top, int n, float first, F
 // The pair of a grid of (d, dmin) that is best if every sub-block keeps the codes of `fit`.
 template <class Type> inline Scales draw(const Integers<Type> &in, const Fit &fit, int n, float first) {
     const Float minimum = fit.centre * fit.scale - in.mean, zero = broadcast(0.0f);
-    const Float below = largest<Type>(minimum), above = largest<Type>(zero - minimum);
+    constexpr int lanes = kSubBlocks<Type>;
+    const Float below = largest_over<lanes>(minimum), above = largest_over<lanes>(zero - minimum);
     Float d[kMostScales], dmin[kMostScales], per_dmin[kMostScales];
-    spread<Type>(larger(largest<Type>(fit.scale), zero), n, first, d);
+    spread<Type>(larger(largest_over<lanes>(fit.scale), zero), n, first, d);
     spread<Type>(select(above > below, zero - above, below), n, first, dmin);
     for (int k = 0; k < n; ++k) per_dmin[k] = broadcast(1.0f) / dmin[k];
     Scales best{broadcast(kLeast), broadcast(kLeast), zero, zero, broadcast(3e38f)};
@@ -176,7 +169,7 @@ template <class Type> inline Scales draw(const Integers<Type> &in, const Fit &fi
         const Float off = scale - fit.scale, error = fit.curvature * off * off, low = fit.centre * scale - in.mean;
         for (int k = 0; k < n; ++k) {
             const Float rest = low - rounded_minimum<Type>(low, per_dmin[k]) * dmin[k];
-            const Float sum = total<Type>(error + in.weight * rest * rest);
+            const Float sum = sum_over<lanes>(error + in.weight * rest * rest);
             const Int better = sum < best.error;
             best.error = select(better, sum, best.error);
             best.d = select(better, d[i], best.d);
@@ -205,7 +198,7 @@ template <class Type> inline Fit choose(const Integers<Type> &in, const Fit *fit
         best.curvature = select(better, fit.curvature, best.curvature);
         best.scale = select(better, fit.scale, best.scale);
     }
-    scales.error = total<Type>(least);
+    scales.error = sum_over<kSubBlocks<Type>>(least);
     return best;
 }
 
@@ -216,9 +209,11 @@ struct Moments {
 
 // The (d, dmin) that suit codes and integers best, rounded; as before where that is no positive d.
 template <class Type> inline void refit(const Moments &sums, Scales &scales) {
-    const Float dd = total<Type>(scales.sc * scales.sc * sums.qq), dm = total<Type>(scales.sc * scales.mn * sums.q);
-    const Float mm = total<Type>(scales.mn * scales.mn * sums.w);
-    const Float dx = total<Type>(scales.sc * sums.xq), mx = total<Type>(scales.mn * sums.x);
+    constexpr int lanes = kSubBlocks<Type>;
+    const Float dd = sum_over<lanes>(scales.sc * scales.sc * sums.qq);
+    const Float dm = sum_over<lanes>(scales.sc * scales.mn * sums.q);
+    const Float mm = sum_over<lanes>(scales.mn * scales.mn * sums.w);
+    const Float dx = sum_over<lanes>(scales.sc * sums.xq), mx = sum_over<lanes>(scales.mn * sums.x);
     const Float determinant = dd * mm - dm * dm;
     const Int solvable = determinant > dd * mm * 1e-5f;
     const Float inverse = broadcast(1.0f) / select(solvable, determinant, broadcast(1.0f));
@@ -230,16 +225,16 @@ template <class Type> inline void refit(const Moments &sums, Scales &scales) {
 
 // Draws (d, dmin) and alternates between candidates and scales; the best of all.
 template <class Type>
-inline Scales search(const Integers<Type> &in, const Fit *fits, const Fit &best_fit, const Search &limits) {
+inline Scales search(const Integers<Type> &in, const Fit *fits, const Fit &best_fit, const Plan &plan) {
     Scales best{};
-    for (int k = 0; k < limits.draws; ++k) {
-        const float first = static_cast<float>(k) / static_cast<float>(limits.draws);
-        Scales scales = draw<Type>(in, best_fit, limits.scales, first);
-        for (int round = 0; round < limits.rounds; ++round) {
-            const Fit fit = choose<Type>(in, fits, limits.candidates, scales);
+    for (int k = 0; k < plan.draws; ++k) {
+        const float first = static_cast<float>(k) / static_cast<float>(plan.draws);
+        Scales scales = draw<Type>(in, best_fit, plan.scales, first);
+        for (int round = 0; round < plan.rounds; ++round) {
+            const Fit fit = choose<Type>(in, fits, plan.candidates, scales);
             if (k + round == 0) best = scales;
             keep_better(best, scales);
-            if (round + 1 == limits.rounds) break;
+            if (round + 1 == plan.rounds) break;
             const Float q = in.weight * fit.centre, x = in.weight * in.mean;
             const Float qq = fit.curvature + q * fit.centre, xq = fit.scale * fit.curvature + q * in.mean;
             refit<Type>({q, qq, xq, in.weight, x}, scales);
@@ -298,13 +293,13 @@ template <class Type> inline void refine(const SubBlocks<Type> &batch, Scales &s
     }
 }
 
-template <class Type> inline Scales best_scales(const SubBlocks<Type> &batch, const Search &limits) {
+template <class Type> inline Scales best_scales(const SubBlocks<Type> &batch, const Plan &plan) {
     constexpr auto &candidates = kCandidates<Type>.list;
     const Integers<Type> in = integers<Type>(batch);
     const Float inverse_w = broadcast(1.0f) / in.sum_w;
     Fit fits[std::size(candidates)];
     Fit best = fits[0] = fit<Type>(in, candidates[0], inverse_w);
-    for (int k = 1; k < limits.candidates; ++k) {
+    for (int k = 1; k < plan.candidates; ++k) {
         fits[k] = fit<Type>(in, candidates[k], inverse_w);
         const Int better = fits[k].gain > best.gain;
         best.centre = select(better, fits[k].centre, best.centre);
@@ -312,10 +307,11 @@ template <class Type> inline Scales best_scales(const SubBlocks<Type> &batch, co
         best.scale = select(better, fits[k].scale, best.scale);
         best.gain = select(better, fits[k].gain, best.gain);
     }
-    Scales scales = search<Type>(in, fits, best, limits);
-    for (int round = 0; round < limits.exact; ++round) refine<Type>(batch, scales);
+    Scales scales = search<Type>(in, fits, best, plan);
+    for (int round = 0; round < plan.exact; ++round) refine<Type>(batch, scales);
     return scales;
 }
 
+}  // namespace k_affine
 }  // namespace
-}  // namespace quantpress::k_affine
+}  // namespace quantpress

@@ -3,9 +3,11 @@
 
 #include "blocks.hpp"
 #include "kernels/k_symmetric_search.hpp"
+#include "kernels/packing.hpp"
 
-namespace quantpress::k_symmetric {
+namespace quantpress {
 namespace {
+namespace k_symmetric {
 
 // Codes plus half: byte i of lane b in four words is that of weight i of sub-block b.
 template <int half> inline void pack_codes(const Batch<16> &batch, const Fit &fit, Int *words) {
@@ -18,29 +20,6 @@ template <int half> inline void pack_codes(const Batch<16> &batch, const Fit &fi
         }
     }
 }
-
-// The same with the bytes of a sub-block together, to combine those of sub-blocks that share them.
-struct Bytes {
-    std::uint64_t of[4][4][2];  // [b % 4][b / 4]: the 16 bytes of sub-block b
-
-    explicit Bytes(const Int *words) {
-        Float a[4], b[4];
-        UNROLL for (int k = 0; k < 4; ++k) a[k] = bits<float>(words[k]);
-        interleave(a[0], a[2], b[0], b[1]);
-        interleave(a[1], a[3], b[2], b[3]);
-        interleave(b[0], b[2], a[0], a[1]);
-        interleave(b[1], b[3], a[2], a[3]);
-        UNROLL for (int k = 0; k < 4; ++k) std::memcpy(of[k], &a[k], sizeof a[k]);
-    }
-    // The bits of sub-blocks first, first + step, ...
-    void write(std::uint8_t *to, int first, int step, int count) const {
-        UNROLL for (int k = 0; k < 2; ++k) {
-            std::uint64_t word = 0;
-            UNROLL for (int i = 0, b = first; i < count; ++i, b += step) word |= of[b % 4][b / 4][k];
-            std::memcpy(to + 8 * k, &word, sizeof word);
-        }
-    }
-};
 
 inline Half half_of(const Int &d) {
     std::int32_t lane[kLanes];
@@ -90,29 +69,28 @@ inline void pack(const Batch<16> &batch, const Fit &fit, Q6_K &block) {
     block.d = half_of(fit.d);
 }
 
-}  // namespace
-}  // namespace quantpress::k_symmetric
-
-namespace quantpress {
-namespace {
-
 inline void encode_q3_k(const Rows &rows, Effort effort, std::uint8_t *out) {
-    const k_symmetric::PlanQ3 &plan = k_symmetric::kPlansQ3[static_cast<int>(effort)];
+    const PlanQ3 &plan = kPlansQ3[static_cast<int>(effort)];
     for_batches<16, 16>(rows, [&](const Batch<16> &batch, std::size_t first, std::size_t) {
         Q3_K block;
-        k_symmetric::pack(batch, k_symmetric::fit_q3(batch, plan), block);
+        pack(batch, fit_q3(batch, plan), block);
         put(out, first / 16, block);
     });
 }
 
 inline void encode_q6_k(const Rows &rows, Effort effort, std::uint8_t *out) {
-    const k_symmetric::PlanQ6 &plan = k_symmetric::kPlansQ6[rows.importance != nullptr][static_cast<int>(effort)];
+    const PlanQ6 &plan = kPlansQ6[rows.importance != nullptr][static_cast<int>(effort)];
     for_batches<16, 16>(rows, [&](const Batch<16> &batch, std::size_t first, std::size_t) {
         Q6_K block;
-        k_symmetric::pack(batch, k_symmetric::fit_q6(batch, plan), block);
+        pack(batch, fit_q6(batch, plan), block);
         put(out, first / 16, block);
     });
 }
+
+}  // namespace k_symmetric
+
+using k_symmetric::encode_q3_k;
+using k_symmetric::encode_q6_k;
 
 }  // namespace
 }  // namespace quantpress

@@ -24,8 +24,11 @@
 #include "kernels/k_symmetric_plans.hpp"
 #include "simd/half.hpp"
 
-namespace quantpress::k_symmetric {
+namespace quantpress {
 namespace {
+namespace k_symmetric {
+
+using namespace k_symmetric_plans;
 
 constexpr float kWorst = 3e38f;
 
@@ -33,34 +36,6 @@ struct Fit {
     Int d;    // a float16, the same in every lane
     Float s;  // an integer
 };
-
-inline Int lane_numbers() {
-    constexpr std::int32_t lanes[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return load(lanes);
-}
-
-// As fold(), with the result in every lane; `combine` commutes.
-template <class F> inline Float in_every_lane(Float v, F combine) {
-    v = combine(v, exchanged<8>(v));
-    v = combine(v, exchanged<4>(v));
-    v = combine(v, exchanged<2>(v));
-    return combine(v, exchanged<1>(v));
-}
-inline Float total_of(const Float &v) {
-    return in_every_lane(v, [](const Float &a, const Float &b) { return a + b; });
-}
-inline Float largest_of(const Float &v) {
-    return in_every_lane(v, [](const Float &a, const Float &b) { return larger(a, b); });
-}
-inline Float smallest_of(const Float &v) {
-    return in_every_lane(v, [](const Float &a, const Float &b) { return smaller(a, b); });
-}
-
-// 1 / x, and 0 for 0.
-inline Float reciprocal(const Float &x) {
-    const Int none = absolute(x) < 1e-30f;
-    return select(none, broadcast(0.0f), broadcast(1.0f) / select(none, broadcast(1.0f), x));
-}
 
 // The code in [-half, half) of x / t.
 template <int half> inline Float code(const Float &x) {
@@ -87,7 +62,7 @@ template <int half> inline Int refit(const Batch<16> &batch, const Fit &fit) {
         a = a + wq * q;
         b = b + wq * batch.x[i];
     }
-    const Float squares = total_of(a * (fit.s * fit.s)), products = total_of(b * fit.s);
+    const Float squares = sum_over<kLanes>(a * (fit.s * fit.s)), products = sum_over<kLanes>(b * fit.s);
     const Int none = squares < 1e-30f;
     return select(none, fit.d, to_scale(products / select(none, broadcast(1.0f), squares)));
 }
@@ -165,7 +140,7 @@ inline Float integer_q3(const Float &s) { return nearest(clamp(s, -32.0f, 31.0f)
 inline Float choose_scale(const Parabola *best, int vectors) {
     const Float zero = broadcast(0.0f);
     const Float t = select(best[1].excess < best[0].excess, best[1].t, best[0].t);
-    const Float high = largest_of(t), low = largest_of(zero - t);
+    const Float high = largest_over<kLanes>(t), low = largest_over<kLanes>(zero - t);
     const Float longest = select(high < low, low, zero - high);
     float ts[2][kLanes], curvatures[2][kLanes], excesses[2][kLanes];
     for (int k = 0; k < 2; ++k) {
@@ -188,8 +163,8 @@ inline Float choose_scale(const Parabola *best, int vectors) {
         }
         found.offer(d, sum);
     }
-    const Int least = found.error == smallest_of(found.error);
-    const Float first = smallest_of(select(least, convert<float>(lane_numbers()), broadcast(kLanes - 1.0f)));
+    const Int least = found.error == smallest_over<kLanes>(found.error);
+    const Float first = smallest_over<kLanes>(select(least, convert<float>(lane_numbers()), broadcast(kLanes - 1.0f)));
     return lookup(found.value, convert<std::int32_t>(first));
 }
 
@@ -268,7 +243,7 @@ inline Fit fit_q6(const Batch<16> &batch, const PlanQ6 &plan) {
     // the larger side goes to -32; just below half a code further, the rounding still stays there
     const Float sign = select(high > low, broadcast(-1.0f), broadcast(1.0f));
     const Float least = larger(larger(high, low) * (1 / 32.49f), smaller(high, low) * (1 / 31.49f));
-    const Float largest = largest_of(least);
+    const Float largest = largest_over<kLanes>(least);
     Fit fit = {to_scale(largest * (1 / plan.steps)), zero};
     fit.d = select(from_half(fit.d) * 127.0f < largest, fit.d + 1, fit.d);  // a coarse float16 may be too small
     for (int round = 0; round < plan.rounds; ++round) {
@@ -279,5 +254,6 @@ inline Fit fit_q6(const Batch<16> &batch, const PlanQ6 &plan) {
     return fit;
 }
 
+}  // namespace k_symmetric
 }  // namespace
-}  // namespace quantpress::k_symmetric
+}  // namespace quantpress

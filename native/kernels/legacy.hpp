@@ -4,37 +4,13 @@
 
 #include "blocks.hpp"
 #include "kernels/legacy_search.hpp"
+#include "kernels/packing.hpp"
 
 namespace quantpress {
 namespace {
 namespace legacy {
 
-// The bytes of 16 blocks, block b's 16 in a row at of(b), from four vectors: word k of each block.
-struct Bytes {
-    alignas(64) std::uint32_t words[4][kLanes];
-
-    explicit Bytes(const Int *word) {
-        Float rows[4];
-        UNROLL for (int k = 0; k < 4; ++k) rows[k] = bits<float>(word[k]);
-        transpose_fours(rows, rows);
-        UNROLL for (int k = 0; k < 4; ++k) std::memcpy(words[k], &rows[k], sizeof rows[k]);
-    }
-    const std::uint32_t *of(std::size_t b) const { return words[b % 4] + b / 4 * 4; }
-};
-
-// Codes of four or five bits: the low four as bytes of weights i and 16 + i, the fifths as bit i of a word.
-inline Bytes nibbles(const Int *code) {
-    Int word[4];
-    UNROLL for (int k = 0; k < 4; ++k) {
-        word[k] = broadcast(0);
-        UNROLL for (int i = 0; i < 4; ++i) {
-            const Int low = code[4 * k + i] & 15, high = code[16 + 4 * k + i] & 15;
-            word[k] = word[k] | (low << 8 * i) | (high << (8 * i + 4));
-        }
-    }
-    return Bytes(word);
-}
-
+// The fifth bits of the codes, that of weight i as bit i.
 inline Int fifths(const Int *code) {
     Int word = broadcast(0);
     UNROLL for (int i = 0; i < 32; ++i) word = word | (((code[i] >> 4) & 1) << i);
@@ -51,7 +27,7 @@ template <class Block, int half, bool weighted>
 inline void encode_scaled(const Rows &rows, const ScalePlan &plan, std::uint8_t *out) {
     for_batches<32>(rows, [&](const Batch<32> &batch, std::size_t first, std::size_t count) {
         const Int d = fit_scale<weighted, half>(batch, plan);
-        const Float per_step = inverse(from_half(d));
+        const Float per_step = reciprocal(from_half(d));
         Int code[32];
         UNROLL for (int i = 0; i < 32; ++i) {
             const Float q = clamp(nearest(batch.x[i] * per_step), -1.0f * half, half - 1.0f);
@@ -74,7 +50,7 @@ template <class Block, int top, bool weighted>
 inline void encode_ranged(const Rows &rows, const RangePlan &plan, std::uint8_t *out) {
     for_batches<32>(rows, [&](const Batch<32> &batch, std::size_t first, std::size_t count) {
         const StoredRange stored = fit_range<weighted, top>(batch, plan);
-        const Float per_step = inverse(from_half(stored.d)), m = from_half(stored.m);
+        const Float per_step = reciprocal(from_half(stored.d)), m = from_half(stored.m);
         Int code[32];
         UNROLL for (int i = 0; i < 32; ++i)
             code[i] = convert<std::int32_t>(clamp(nearest((batch.x[i] - m) * per_step), 0.0f, 1.0f * top));
@@ -96,7 +72,7 @@ inline void encode_ranged(const Rows &rows, const RangePlan &plan, std::uint8_t 
 template <bool weighted> inline void encode_bytes(const Rows &rows, const BytePlan &plan, std::uint8_t *out) {
     for_batches<32>(rows, [&](const Batch<32> &batch, std::size_t first, std::size_t count) {
         const Int d = fit_bytes<weighted>(batch, plan);
-        const Float per_step = inverse(from_half(d));
+        const Float per_step = reciprocal(from_half(d));
         Int word[8];
         UNROLL for (int k = 0; k < 8; ++k) {
             word[k] = broadcast(0);

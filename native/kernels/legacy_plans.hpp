@@ -2,7 +2,7 @@
 // importance the farthest weights count as much as all others, and the best scale is close to where they fit.
 #pragma once
 
-namespace quantpress {
+namespace quantpress::legacy_plans {
 
 // Codes nearest(x (half + first + step c)), c = 0 ..., of x whose farthest weight is -1; then `rounds` of fitting the
 // scale to the codes and the codes to the scale.
@@ -65,4 +65,4 @@ constexpr BytePlan kPlansQ8_0[2][3] = {
     {{2, 12, 0}, {4, 10, 0}, {24, 4, 2}},
 };
 
-}  // namespace quantpress
+}  // namespace quantpress::legacy_plans

@@ -20,17 +20,13 @@ namespace quantpress {
 namespace {
 namespace legacy {
 
+using namespace legacy_plans;
+
 constexpr float kNothing = 1e-20f;  // what is smaller is 0 in float16, and from here on 1 / x is finite
 
 template <bool weighted> inline Float times(const Float &w, const Float &x) {
     if constexpr (weighted) return w * x;
     return x;
-}
-
-// 1 / x, or 0 of 0.
-inline Float inverse(const Float &x) {
-    const Int none = x == 0.0f;
-    return select(none, broadcast(0.0f), broadcast(1.0f) / select(none, broadcast(1.0f), x));
 }
 
 struct Extremes16 {
@@ -104,12 +100,12 @@ template <bool weighted, int half> inline Int fit_scale(const Batch<32> &batch, 
     constexpr float kHalf = half;
     const Float zero = broadcast(0.0f), top = farther(extremes<weighted>(batch));
     const Float unit = select(absolute(top) < kNothing, zero, zero - top);  // the farthest weight becomes -1
-    const Float per_unit = inverse(unit);
+    const Float per_unit = reciprocal(unit);
     Float x[32];
     UNROLL for (int i = 0; i < 32; ++i) x[i] = batch.x[i] * per_unit;
     Int d = to_scale(search_scale<weighted, half>(x, batch.w, plan) * unit);
     for (int round = 0; round < plan.rounds; ++round) {
-        const Float per_step = inverse(from_half(d));
+        const Float per_step = reciprocal(from_half(d));
         ScaleSums sums = {zero, zero};
         UNROLL for (int i = 0; i < 32; ++i)
             add<weighted>(sums, x[i], batch.w[i], clamp(nearest(batch.x[i] * per_step), -kHalf, kHalf - 1));
@@ -186,7 +182,7 @@ inline RangeFit search_range(const Range &range, const Float *w, const RangePlan
             try_shifts<weighted, top>(range, w, broadcast(top + excess), broadcast(off), plan.apart, best);
         }
     }
-    const Float factor = best.qq * inverse(best.zq), shift = best.q * range.per_weight - range.mean * factor;
+    const Float factor = best.qq * reciprocal(best.zq), shift = best.q * range.per_weight - range.mean * factor;
     for (int c = 0; c < plan.near; ++c) {
         const float more = plan.near_step * 0.5f * static_cast<float>(2 * c - plan.near + 1);
         try_shifts<weighted, top>(range, w, factor + more, shift - more * 0.5f, plan.near_apart, best);
@@ -199,7 +195,7 @@ template <bool weighted> inline void fill(Range &range, const Batch<32> &batch) 
     const Extremes16 found = extremes<weighted>(batch);
     range.low = found.low;
     range.extent = found.high - found.low;
-    const Float per_extent = inverse(select(range.extent < kNothing, broadcast(0.0f), range.extent));
+    const Float per_extent = reciprocal(select(range.extent < kNothing, broadcast(0.0f), range.extent));
     Float weight = broadcast(weighted ? 0.0f : 32.0f), total = broadcast(0.0f);
     UNROLL for (int i = 0; i < 32; ++i) {
         range.x[i] = (batch.x[i] - range.low) * per_extent;
@@ -215,7 +211,7 @@ template <bool weighted> inline void fill(Range &range, const Batch<32> &batch) 
 // minimum of more than 64 steps, which float16 rounds by more than 1 % of one, stays; the scale is fitted to it alone.
 template <bool weighted, int top>
 inline RangeFit refit(const Batch<32> &batch, const RangeFit &stored, const Float &per_weight) {
-    const Float zero = broadcast(0.0f), one = broadcast(1.0f), per_step = inverse(stored.scale);
+    const Float zero = broadcast(0.0f), one = broadcast(1.0f), per_step = reciprocal(stored.scale);
     RangeSums sums = {zero, zero, zero};
     Float total = zero;
     UNROLL for (int i = 0; i < 32; ++i) {

@@ -15,8 +15,11 @@
 #include "kernels/ternary_plans.hpp"
 #include "simd/half.hpp"
 
-namespace quantpress::ternary {
+namespace quantpress {
 namespace {
+namespace ternary {
+
+using namespace ternary_plans;
 
 struct Block {
     Float x[16], w[16], distance[16], mass[16];  // |x| and w |x|
@@ -26,15 +29,6 @@ struct Kept {
     Float gain, scale;
 };
 
-inline Float total_of(const Float &v) { return sum_of_eights(v + exchanged<8>(v)); }
-
-inline Float largest_of(Float v) {
-    v = larger(v, exchanged<8>(v));
-    v = larger(v, exchanged<4>(v));
-    v = larger(v, exchanged<2>(v));
-    return larger(v, exchanged<1>(v));
-}
-
 inline Kept keep(const Block &block, const Float &threshold) {
     Float weight = broadcast(0.0f), mass = broadcast(0.0f);
     UNROLL for (int i = 0; i < 16; ++i) {
@@ -42,8 +36,8 @@ inline Kept keep(const Block &block, const Float &threshold) {
         weight = select(kept, weight + block.w[i], weight);
         mass = select(kept, mass + block.mass[i], mass);
     }
-    weight = total_of(weight);
-    mass = total_of(mass);
+    weight = sum_over<kLanes>(weight);
+    mass = sum_over<kLanes>(mass);
     const Float scale = mass / larger(weight, broadcast(1e-30f));
     return {mass * scale, scale};
 }
@@ -52,7 +46,7 @@ inline Kept keep(const Block &block, const Float &threshold) {
 inline Int fit(const Block &block, const Plan &plan) {
     Float top = block.distance[0];
     UNROLL for (int i = 1; i < 16; ++i) top = larger(top, block.distance[i]);
-    top = largest_of(top);
+    top = largest_over<kLanes>(top);
     Kept best = {broadcast(0.0f), broadcast(0.0f)};
     float fraction = plan.first;
     for (int k = 0; k < plan.thresholds; ++k, fraction *= plan.ratio) {
@@ -115,7 +109,7 @@ template <class Packed> inline void encode(const Rows &rows, const Plan &plan, s
             block.x[i] = load(rows.x + b * 256 + 16 * i);
             if (rows.importance) block.w[i] = load(rows.importance + b % a_row * 256 + 16 * i);
         }
-        if (rows.importance) normalise<16>(block.w, kLanes);
+        if (rows.importance) normalise<16, kLanes>(block.w);
         UNROLL for (int i = 0; i < 16; ++i) {
             block.distance[i] = absolute(block.x[i]);
             block.mass[i] = block.w[i] * block.distance[i];
@@ -132,19 +126,18 @@ template <class Packed> inline void encode(const Rows &rows, const Plan &plan, s
     }
 }
 
-}  // namespace
-}  // namespace quantpress::ternary
-
-namespace quantpress {
-namespace {
-
 inline void encode_tq1_0(const Rows &rows, Effort effort, std::uint8_t *out) {
-    ternary::encode<TQ1_0>(rows, ternary::kPlans[static_cast<int>(effort)], out);
+    encode<TQ1_0>(rows, kPlans[static_cast<int>(effort)], out);
 }
 
 inline void encode_tq2_0(const Rows &rows, Effort effort, std::uint8_t *out) {
-    ternary::encode<TQ2_0>(rows, ternary::kPlans[static_cast<int>(effort)], out);
+    encode<TQ2_0>(rows, kPlans[static_cast<int>(effort)], out);
 }
+
+}  // namespace ternary
+
+using ternary::encode_tq1_0;
+using ternary::encode_tq2_0;
 
 }  // namespace
 }  // namespace quantpress

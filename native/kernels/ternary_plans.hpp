@@ -1,7 +1,7 @@
 // How much the encoders of TQ1_0 and TQ2_0 search, by effort; the kernels and the scalar reference read it here.
 #pragma once
 
-namespace quantpress::ternary {
+namespace quantpress::ternary_plans {
 
 struct Plan {
     int thresholds;  // as fractions of the largest |x|: first, first ratio, ...
@@ -9,10 +9,10 @@ struct Plan {
     int rounds;  // of scale and threshold in turn
 };
 
-inline constexpr Plan kPlans[3] = {
+constexpr Plan kPlans[3] = {
     {3, 0.4f, 0.55f, 0},
     {4, 0.45f, 0.65f, 1},
     {32, 0.9f, 0.92f, 4},
 };
 
-}  // namespace quantpress::ternary
+}  // namespace quantpress::ternary_plans

@@ -13,6 +13,8 @@
 namespace quantpress::reference {
 namespace {
 
+using namespace iq1_plans;
+
 constexpr float kDelta = 0.125f;
 constexpr float kLeast = -0x1p126f;  // below any gain
 
@@ -151,7 +153,7 @@ Codes search_one(const Block &block, float scale) {
 }
 
 // The scale at which rounding without the grid takes most off the error.
-float scan(const Block &block, const Iq1Plan &plan) {
+float scan(const Block &block, const Plan &plan) {
     float sum_wxx = 0.0f, sum_size = 0.0f;
     for (int i = 0; i < 8 * block.groups; ++i) {
         const float wx = block.w[i] * block.x[i];
@@ -170,7 +172,7 @@ float scan(const Block &block, const Iq1Plan &plan) {
 
 using Trials = std::vector<Fit>;
 
-Trials search_trials(const Block &block, const Iq1Plan &plan) {
+Trials search_trials(const Block &block, const Plan &plan) {
     const float middle = scan(block, plan);
     Trials trials;
     for (int i = 0; i < plan.trials; ++i) {
@@ -190,7 +192,7 @@ float choose_d(const std::vector<Trials> &trials) {
     for (const Trials &of_block : trials)
         for (const Fit &fit : of_block) largest = std::max(largest, best_scale(fit));
     float chosen = 0.0f, most = -std::numeric_limits<float>::infinity();
-    for (const float step : kIq1Steps) {
+    for (const float step : kSteps) {
         const float d = from_half(to_scale(step * (largest * (1.0f / 15.0f))));
         float sum = 0.0f;
         for (const Trials &of_block : trials) {
@@ -251,7 +253,7 @@ struct Scaled {
     Codes codes;
 };
 
-Scaled search_levels(const Block &block, const Trials &trials, float d, const Iq1Plan &plan) {
+Scaled search_levels(const Block &block, const Trials &trials, float d, const Plan &plan) {
     const std::array<float, 3> levels = choose_levels(trials, d);
     Scaled best = {levels[0], search_both(block, scale_of(levels[0], d))};
     for (int i = 1; i < plan.levels; ++i) {
@@ -289,7 +291,7 @@ struct SuperBlock {
     std::vector<Scaled> blocks;
 };
 
-SuperBlock encode(const float *x, const float *importance, int groups, int per_delta, const Iq1Plan &plan) {
+SuperBlock encode(const float *x, const float *importance, int groups, int per_delta, const Plan &plan) {
     float w[256];
     normalise(importance, 256, w);
     for (float &weight : w) weight = std::max(weight, 1e-20f);  // where all are 0, they still round
@@ -311,7 +313,7 @@ SuperBlock encode(const float *x, const float *importance, int groups, int per_d
 
 void encode_iq1_s(const Rows &rows, Effort effort, std::uint8_t *out) {
     for (std::size_t i = 0; i < rows.rows * rows.cols; i += 256) {
-        const SuperBlock found = encode(rows.x + i, importance_at(rows, i), 4, 4, iq1_plan(effort));
+        const SuperBlock found = encode(rows.x + i, importance_at(rows, i), 4, 4, kPlans[static_cast<int>(effort)]);
         IQ1_S block;
         block.d = found.d;
         for (int b = 0; b < 8; ++b) {
@@ -329,7 +331,7 @@ void encode_iq1_s(const Rows &rows, Effort effort, std::uint8_t *out) {
 
 void encode_iq1_m(const Rows &rows, Effort effort, std::uint8_t *out) {
     for (std::size_t i = 0; i < rows.rows * rows.cols; i += 256) {
-        const SuperBlock found = encode(rows.x + i, importance_at(rows, i), 2, 1, iq1_plan(effort));
+        const SuperBlock found = encode(rows.x + i, importance_at(rows, i), 2, 1, kPlans[static_cast<int>(effort)]);
         IQ1_M block = {};
         for (int b = 0; b < 16; ++b) {
             const Codes &codes = found.blocks[b].codes;

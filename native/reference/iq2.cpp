@@ -10,7 +10,7 @@
 namespace quantpress::reference {
 namespace {
 
-using iq2_plans::kSmallest, iq2_plans::Plan;
+using namespace iq2_plans;
 
 struct Kind {
     const std::uint16_t *grid;
@@ -53,7 +53,7 @@ void make_even(Group &group, Group &other) {
 SubBlock split(const float *x, const float *w, const Kind &kind) {
     float sum = 0.0f;
     for (int i = 0; i < kind.weights(); ++i) sum += w[i];
-    const float share = sum * (iq2_plans::kLeastShare / static_cast<float>(kind.weights()));
+    const float share = sum * (kLeastShare / static_cast<float>(kind.weights()));
     const float floor = share > kSmallest ? share : kSmallest;
     SubBlock sub{std::vector<Group>(kind.groups), std::vector<Group>(kind.groups)};
     for (int g = 0; g < kind.groups; ++g) {
@@ -194,7 +194,7 @@ void set_first_step(SuperBlock &block, const Plan &plan, const Kind &kind) {
             sum_w += group.sum_w;
             sum_wx += group.sum_wx;
         }
-        float scale = sum_wx / sum_w * (plan.first * iq2_plans::kMean), best = scale;
+        float scale = sum_wx / sum_w * (plan.first * kMean), best = scale;
         for (int i = 0; i < plan.scales; ++i, scale *= plan.ratio) {
             const Found found = find(block.sub[b], scale, 1, kind);
             const float error = found.sums.error(found.scale);
@@ -206,7 +206,7 @@ void set_first_step(SuperBlock &block, const Plan &plan, const Kind &kind) {
         }
         top = b == 0 || best > top ? best : top;
     }
-    for (const float multiple : iq2_plans::kMultiples) block.try_step(top * (1.0f / multiple));
+    for (const float multiple : kMultiples) block.try_step(top * (1.0f / multiple));
 }
 
 void refine(SuperBlock &block, const Plan &plan, const Kind &kind) {
@@ -224,13 +224,13 @@ void refine(SuperBlock &block, const Plan &plan, const Kind &kind) {
     const float xq = total(kind.sub_blocks(), [&](int b) { return multiple(b) * sums(b).xq; });
     const float qq = total(kind.sub_blocks(), [&](int b) { return multiple(b) * multiple(b) * sums(b).qq; });
     block.try_step(block.step);
-    for (const float factor : iq2_plans::kAround) block.try_step(xq / qq * factor);
+    for (const float factor : kAround) block.try_step(xq / qq * factor);
 }
 
 // Calls pack(d, the choices of the sub-blocks) for each super-block, which gives the block to write.
 template <class Pack>
 void encode(const Rows &rows, Effort effort, std::uint8_t *out, const Kind &kind, Pack pack) {
-    const Plan &plan = iq2_plans::plan(effort);
+    const Plan &plan = kPlans[static_cast<int>(effort)];
     for (std::size_t i = 0; i < rows.rows * rows.cols / 256; ++i) {
         float w[256];
         normalise(importance_at(rows, 256 * i), 256, w);

@@ -5,13 +5,13 @@
 #include <array>
 #include <iterator>
 
-#include "kernels/k_affine_table.hpp"
+#include "kernels/k_affine_plans.hpp"
 #include "reference/scalar.hpp"
 
 namespace quantpress::reference {
 namespace {
 
-using namespace k_affine;
+using namespace k_affine_plans;
 
 template <class Type> constexpr int kCount = 256 / Type::kWeights;  // sub-blocks
 
@@ -196,14 +196,14 @@ template <class Type> void refit(const std::array<Moments, kCount<Type>> &sums, 
     scales.dmin = stored(usable ? dmin : scales.dmin);
 }
 
-template <class Type> Scales<Type> search(const Fits<Type> &from, const Search &limits) {
+template <class Type> Scales<Type> search(const Fits<Type> &from, const Plan &plan) {
     Scales<Type> best{};
-    for (int k = 0; k < limits.draws; ++k) {
-        Scales<Type> scales = draw(from, limits.scales, static_cast<float>(k) / static_cast<float>(limits.draws));
-        for (int round = 0; round < limits.rounds; ++round) {
-            const std::array<Fit, kCount<Type>> fits = choose(from, limits.candidates, scales);
+    for (int k = 0; k < plan.draws; ++k) {
+        Scales<Type> scales = draw(from, plan.scales, static_cast<float>(k) / static_cast<float>(plan.draws));
+        for (int round = 0; round < plan.rounds; ++round) {
+            const std::array<Fit, kCount<Type>> fits = choose(from, plan.candidates, scales);
             if (k + round == 0 || scales.error < best.error) best = scales;
-            if (round + 1 == limits.rounds) break;
+            if (round + 1 == plan.rounds) break;
             std::array<Moments, kCount<Type>> sums;
             for (int b = 0; b < kCount<Type>; ++b) {
                 const Fit &fit = fits[b];
@@ -268,9 +268,9 @@ struct Encoded {
     int sc[16], mn[16], q[256];
 };
 
-template <class Type> Encoded encoded(const SuperBlock<Type> &from, const Search &limits) {
-    Scales<Type> scales = search(Fits<Type>(from, limits.candidates), limits);
-    for (int round = 0; round < limits.exact; ++round) refine(from, scales);
+template <class Type> Encoded encoded(const SuperBlock<Type> &from, const Plan &plan) {
+    Scales<Type> scales = search(Fits<Type>(from, plan.candidates), plan);
+    for (int round = 0; round < plan.exact; ++round) refine(from, scales);
     Encoded out{to_scale(scales.d), to_scale(scales.dmin), {}, {}, {}};
     for (int i = 0; i < 256; ++i) {
         const int b = i / Type::kWeights;
@@ -293,7 +293,7 @@ template <class Type, class Block> void encode(const Rows &rows, Effort effort, 
             b.w[i % Type::kWeights] = w[i];
         }
         Block block{};
-        pack(encoded<Type>(from, Type::kSearch[static_cast<int>(effort)]), block);
+        pack(encoded<Type>(from, Type::kPlans[static_cast<int>(effort)]), block);
         put(out, k, block);
     }
 }

@@ -10,7 +10,7 @@
 namespace quantpress::reference {
 namespace {
 
-using k_symmetric::kPlansQ3, k_symmetric::kPlansQ6, k_symmetric::PlanQ3, k_symmetric::PlanQ6;
+using namespace k_symmetric_plans;
 
 constexpr float kWorst = 3e38f;
 

@@ -7,6 +7,8 @@
 namespace quantpress::reference {
 namespace {
 
+using namespace legacy_plans;
+
 constexpr float kNothing = 1e-20f;
 
 float inverse(float x) { return x == 0.0f ? 0.0f : 1.0f / x; }

@@ -10,7 +10,7 @@
 namespace quantpress::reference {
 namespace {
 
-using ternary::kPlans, ternary::Plan;
+using namespace ternary_plans;
 
 struct Kept {
     float gain, scale;

@@ -56,6 +56,11 @@ template <class T> inline Lanes<T> broadcast(T x) {
     return v;
 }
 
+inline Int lane_numbers() {
+    constexpr std::int32_t numbers[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return load(numbers);
+}
+
 #define QUANTPRESS_OPERATOR(op)                                                               \
     template <class T> inline Lanes<T> operator op(Lanes<T> a, const Lanes<T> &b) {           \
         UNROLL for (int i = 0; i < Lanes<T>::kParts; ++i) a.part[i] = a.part[i] op b.part[i]; \
@@ -107,11 +112,11 @@ template <class T> inline Lanes<T> clamp(const Lanes<T> &x, T low, T high) {
 
 inline Float absolute(const Float &x) { return bits<float>(bits<std::int32_t>(x) & 0x7fffffff); }
 
-// To the nearest integer, ties to even, for |x| <= 2^22: at 1.5 * 2^23 a float32 has no fraction.
-inline Float nearest(const Float &x) {
-    constexpr float kRound = 12582912.0f;
-    return x + kRound - kRound;
-}
+// A float32 of this size has no fraction: adding it rounds, and leaves the integer in the low bits.
+constexpr float kRound = 0x1.8p23f;
+
+// To the nearest integer, ties to even, for |x| <= 2^22.
+inline Float nearest(const Float &x) { return x + kRound - kRound; }
 
 // table[index] a lane, 0 <= index < 16.
 template <class T> inline Lanes<T> lookup(const Lanes<T> &table, const Int &index) {
@@ -288,13 +293,6 @@ template <int apart> inline Float exchanged(const Float &v) {
     result = load(to);
 #endif
     return result;
-}
-
-// In every lane the sum over its eight (lanes 0 ... 7 or 8 ... 15): of lanes 4 apart, then 2, then 1.
-inline Float sum_of_eights(Float v) {
-    v = v + exchanged<4>(v);
-    v = v + exchanged<2>(v);
-    return v + exchanged<1>(v);
 }
 
 // x - nearest(x), for |x| <= 2^22.

@@ -11,7 +11,6 @@ namespace {
 // x = n ln 2 + r with |r| <= ln 2 / 2, and e^r = 1 + r + r^2 q(r); q is the minimax polynomial of degree 4 (Remez,
 // relative error 3e-9). ln 2 is split so that n times its high part is exact.
 inline Float exp_of_negative(const Float &x) {
-    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
     const Float bounded = larger(x, broadcast(-87.0f));
     const Float shifted = bounded * 1.44269504f + kRound;
     const Float n = shifted - kRound;

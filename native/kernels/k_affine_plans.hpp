@@ -3,19 +3,19 @@
 
 #include "codec.hpp"
 
-namespace quantpress::k_affine {
+namespace quantpress::k_affine_plans {
 
 // The search runs on integers: the weights of a sub-block that matter lie in 0 ... kSteps, importance in 1 ... kSteps.
-inline constexpr float kSteps = 4096.0f;
+constexpr float kSteps = 4096.0f;
 
 // The others lie within these bounds, and the products of importance and weight are kept in units of kUnit.
-inline constexpr float kFarBelow = -2048.0f, kFarAbove = 6144.0f, kUnit = 64.0f;
+constexpr float kFarBelow = -2048.0f, kFarAbove = 6144.0f, kUnit = 64.0f;
 
 // A weight matters for the range of its sub-block if it has this part of sum w (x - mean)^2: cutting off an outlier
 // without importance costs less than a wider range costs the others.
-inline constexpr float kMatters = 0.003f;
+constexpr float kMatters = 0.003f;
 
-inline constexpr float kLeast = 0x1p-24f;  // the smallest float16: scales are never 0, so that all can divide by them
+constexpr float kLeast = 0x1p-24f;  // the smallest float16: scales are never 0, so that all can divide by them
 
 // Codes are (x + shift) rate, rounded and clamped. x + shift has 13 bits, rate eleven: the product is exact.
 struct Candidate {
@@ -48,11 +48,11 @@ template <class Type> inline constexpr CandidateList<Type> kCandidates;
 
 // How much is tried: candidates of a sub-block; scales and minima of a super-block in a draw, draws, rounds of fitting
 // them again after each, and rounds with the exact weights.
-struct Search {
+struct Plan {
     int candidates, scales, draws, rounds, exact;
 };
 
-inline constexpr int kMostScales = 8;
+constexpr int kMostScales = 8;
 
 // Codes 0 ... kTop; the scales of a sub-block are 1 ... kTopScale, its minima 0 ... kTopScale. The (d, dmin) tried are
 // the largest scale and minimum over kMost, kMost - kStep, ... (kTopScale among them, for equal weights to come out
@@ -61,7 +61,7 @@ inline constexpr int kMostScales = 8;
 struct Q2 {
     static constexpr int kWeights = 16, kTop = 3, kTopScale = 15;
     static constexpr float kMost = 15.8f, kStep = 0.4f;
-    static constexpr Search kSearch[] = {{12, 5, 1, 1, 0}, {23, 7, 1, 2, 1}, {40, 8, 4, 3, 2}};
+    static constexpr Plan kPlans[] = {{12, 5, 1, 1, 0}, {23, 7, 1, 2, 1}, {40, 8, 4, 3, 2}};
     static constexpr Range kRanges[] = {
         {-40, -40}, {-70, -10}, {-10, -60},  {0, -100},    {-20, -10},  {-150, -10}, {10, -20},    {-100, -120},
         {-30, 10},  {0, -180},  {-10, 90},   {-130, -70},  {-70, -160}, {-80, 20},   {-30, -50},   {-180, 30},
@@ -74,7 +74,7 @@ struct Q2 {
 struct Q4 {
     static constexpr int kWeights = 32, kTop = 15, kTopScale = 63;
     static constexpr float kMost = 63.0f, kStep = 1.0f;
-    static constexpr Search kSearch[] = {{16, 4, 1, 1, 0}, {36, 6, 1, 2, 1}, {64, 8, 4, 3, 2}};
+    static constexpr Plan kPlans[] = {{16, 4, 1, 1, 0}, {36, 6, 1, 2, 1}, {64, 8, 4, 3, 2}};
     static constexpr Range kRanges[] = {
         {-25, -25},  {-50, 25},  {0, -50},    {100, 0},    {-25, 0},    {25, 0},     {0, -100},   {-100, -25},
         {125, -25},  {-25, 100}, {-150, 0},   {-50, 0},    {-25, 175},  {-25, -50},  {-25, -200}, {-250, -25},
@@ -90,7 +90,7 @@ struct Q4 {
 struct Q5 {
     static constexpr int kWeights = 32, kTop = 31, kTopScale = 63;
     static constexpr float kMost = 63.0f, kStep = 1.0f;
-    static constexpr Search kSearch[] = {{16, 4, 1, 1, 0}, {36, 6, 1, 2, 1}, {64, 8, 4, 3, 2}};
+    static constexpr Plan kPlans[] = {{16, 4, 1, 1, 0}, {28, 6, 1, 1, 1}, {64, 8, 4, 3, 2}};
     static constexpr Range kRanges[] = {
         {0, 0},      {-25, 75},   {25, -25},  {-25, 25},   {200, 0},     {125, 0},    {200, 100},   {100, 25},
         {-25, -75},  {-75, -25},  {-25, -25}, {200, 200},  {0, 175},     {-25, 200},  {-100, 0},    {0, -175},
@@ -103,4 +103,4 @@ struct Q5 {
     };
 };
 
-}  // namespace quantpress::k_affine
+}  // namespace quantpress::k_affine_plans
