@@ -42,12 +42,8 @@ def main() -> None:
     rows = measure(given, given.types.split(",") if given.types else names)
     print(table(rows))
     if given.json:
-        found = {name: [vars_of(theirs), vars_of(ours)] for name, (theirs, ours) in rows.items()}
+        found = {name: [side.to_dict() for side in sides] for name, sides in rows.items()}
         given.json.write_text(json.dumps(found, indent=2))
-
-
-def vars_of(found: Evaluation) -> dict[str, float]:
-    return {"kld": found.kld_mean, "error": found.kld_error, "p99": found.kld_p99, "perplexity": found.perplexity}
 
 
 def measure(given: argparse.Namespace, names: list[str]) -> dict[str, tuple[Evaluation, Evaluation]]:

@@ -31,12 +31,13 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import gguf as oracle
 import numpy as np
+from bench.verification import Sample, squared_errors, verify
 from numpy.typing import NDArray
 
 import quantpress
 from quantpress import _native
+from quantpress.arrays import Floats
 from quantpress.codec import EFFORTS
 from quantpress.convert import convert
 from quantpress.cpu import default_threads, instruction_set
@@ -58,18 +59,6 @@ MEAN_TARGET = 12
 THREADS_TARGET = 1.9
 MEMORY_SPEED = 0.8  # of the bytes a second of a plain copy: more cannot be asked of a type with target 3
 SHORTEST = 0.02  # seconds of a timing; short calls are repeated
-VERIFIED_ROWS = 8
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Weights of one distribution."""
-
-    name: str
-    x: Floats  # [rows, cols]
-    importance: Floats  # [cols]
 
 
 @dataclass(frozen=True)
@@ -190,50 +179,6 @@ def demo(folder: Path) -> Sample:
         tensor = file.tensors[name]
         x = quantpress.decode(file.data(name), tensor.type.name, tensor.cols)
     return Sample("demo", x, np.ascontiguousarray(measured.importance(name, 1)[0], np.float32))
-
-
-def verify(type: TensorType, samples: Iterable[Sample], effort: str) -> list[str]:
-    """What is wrong with a type: its name, the sample and the check, a line each."""
-    failed = []
-    for sample in samples:
-        x = np.ascontiguousarray(sample.x[:VERIFIED_ROWS])
-        for importance in (sample.importance, None):
-            what = f"{type.name}, {sample.name}, {'no ' if importance is None else ''}importance: "
-            failed += [what + check for check in failed_checks(type, x, importance, effort)]
-    return failed
-
-
-def failed_checks(type: TensorType, x: Floats, importance: Floats | None, effort: str) -> Iterator[str]:
-    encoded = quantpress.encode(x, type.name, importance, effort=effort)
-    reference = encode_on("reference", type, x, importance, effort) if type.quantized else ggml.quantize(x, type, None)
-    for isa in _native.isas():
-        if not np.array_equal(encode_on(isa, type, x, importance, effort), reference):
-            yield f"{isa} writes other bytes than the reference"
-    if not ggml.valid(encoded, type):
-        yield "ggml finds the bytes invalid"
-    expected = np.asarray(oracle.quants.dequantize(encoded, oracle.GGMLQuantizationType[type.name]), np.float32)
-    for isa in _native.isas():
-        decoded = np.empty_like(x)
-        _native.decode(encoded, type.name, decoded, isa=isa)
-        if not np.array_equal(decoded.view(np.uint32), expected.view(np.uint32)):
-            yield f"{isa} decodes other weights than the gguf package"
-    reported = quantpress.error(x, type.name, importance, effort=effort)
-    if not np.allclose(reported, squared_errors(x, expected, importance), rtol=1e-9, atol=0):
-        yield "the error that quantpress.error reports is not that of the decoded weights"
-
-
-def encode_on(isa: str, type: TensorType, x: Floats, importance: Floats | None, effort: str) -> NDArray[np.uint8]:
-    rows, cols = x.shape
-    out = np.empty((rows, type.row_bytes(cols)), np.uint8)
-    _native.encode(x.view(np.uint8), "F32", cols, [type.name], [out], importance, effort=EFFORTS.index(effort), isa=isa)
-    return out
-
-
-def squared_errors(x: Floats, y: Floats, importance: Floats | None) -> NDArray[np.float64]:
-    """sum_j importance[j] (x[j] - y[j])^2 of each row."""
-    weights = 1.0 if importance is None else importance.astype(np.float64)
-    found: NDArray[np.float64] = (weights * (x.astype(np.float64) - y) ** 2).sum(axis=1)
-    return found
 
 
 def encoding(type: TensorType, sample: Sample, weighted: bool, effort: str, repeats: int) -> Encoding:

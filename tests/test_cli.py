@@ -187,6 +187,7 @@ def test_ctrl_c_in_a_command_that_starts_anew(bf16_gguf: Path, tmp_path: Path) -
     "arguments",
     [
         "SOURCE --calibration a b --evaluation c --out d",
+        "--remote SOURCE --calibration a b --evaluation c --out d",
         "--calibration a --calibration b --evaluation c --out d SOURCE",
         "--out d --evaluation c --calibration a b SOURCE",
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 from quantpress.errors import CheckpointError
 from quantpress.safetensors import StoredTensor, read_safetensors
 
-__all__ = ["Checkpoint", "Section", "read"]
+__all__ = ["INDEX", "Checkpoint", "Section", "assembled", "read", "weight_files"]
 
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MAX_JSON_BYTES = 256 << 20
 
@@ -89,11 +89,21 @@ class Section:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that was opened by `read`; `tensors` are in the order of the files, in each by name."""
+    """A folder that was opened by `read`; `tensors` are in the order of the files, in each by name.
+
+    `close` ends what may be fetching files of it; whoever waits for one gets an error.
+    """
 
     path: Path
     config: Section
     tensors: Mapping[str, StoredTensor] = field(repr=False)
+    model: str = ""
+    close: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The model's: the name of the folder that people have it in."""
+        return self.model or self.path.name or "model"
 
     def json(self, name: str) -> Section | None:
         """An object in a JSON file of the folder, None where there is no such file."""
@@ -118,43 +128,59 @@ def read(path: str | Path) -> Checkpoint:
         hint = "A GGUF file needs no conversion: use it as it is" if folder.suffix == ".gguf" else None
         expected = "a folder with config.json and safetensors files"
         raise CheckpointError(path, "checkpoint", expected=expected, found=found, hint=hint)
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(path, "config.json", expected="a file", found="none")
-    return Checkpoint(folder, _read_object(folder / "config.json"), _tensors(folder))
+    return assembled(folder, {file.name for file in folder.iterdir() if file.is_file()}, read_safetensors)
 
 
-def _tensors(folder: Path) -> dict[str, StoredTensor]:
-    index = _read_weight_map(folder / _INDEX) if (folder / _INDEX).is_file() else None
-    names = sorted(set(index.values())) if index is not None else _weight_files(folder)
-    if missing := [name for name in names if not (folder / name).is_file()]:
+def assembled(folder: Path, files: Collection[str], header: Callable[[Path], Mapping[str, StoredTensor]]) -> Checkpoint:
+    """The checkpoint of a folder that has, or will have, these files; `header` reads the tensors of one.
+
+    Its JSON files must be there. Raises what `read` raises.
+    """
+    if "config.json" not in files:
+        raise CheckpointError(folder, "config.json", expected="a file", found="none")
+    return Checkpoint(folder, _read_object(folder / "config.json"), _tensors(folder, files, header))
+
+
+def weight_files(folder: Path, files: Collection[str]) -> list[str]:
+    """The safetensors files among the `files` of a folder: what the index names, or the only one there is.
+
+    Raises CheckpointError for a malformed index, and where files are missing or none is safetensors.
+    """
+    names = sorted(set(_read_weight_map(folder / INDEX).values())) if INDEX in files else _without_index(folder, files)
+    if missing := [name for name in names if name not in files]:
         raise CheckpointError(folder, "shards", expected="all that the index names", found=f"no {', '.join(missing)}")
+    return names
+
+
+def _tensors(
+    folder: Path, files: Collection[str], header: Callable[[Path], Mapping[str, StoredTensor]]
+) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
-    for name in names:
-        for tensor in read_safetensors(folder / name).values():
+    for name in weight_files(folder, files):
+        for tensor in header(folder / name).values():
             if tensor.name in tensors:
                 other = tensors[tensor.name].path.name
                 raise CheckpointError(folder / name, tensor.name, expected="one shard with it", found=f"also {other}")
             tensors[tensor.name] = tensor
-    if index is not None:
-        _check_index(folder / _INDEX, index, tensors)
+    if INDEX in files:
+        _check_index(folder / INDEX, _read_weight_map(folder / INDEX), tensors)
     return tensors
 
 
-def _weight_files(folder: Path) -> list[str]:
-    """The safetensors files of a folder without an index."""
-    found = sorted(file.name for file in folder.glob("model*.safetensors"))
+def _without_index(folder: Path, files: Collection[str]) -> list[str]:
+    found = sorted(name for name in files if name.startswith("model") and name.endswith(".safetensors"))
     if found == ["model.safetensors"]:
         return found
     if found:
-        raise CheckpointError(folder, _INDEX, expected="a file, as there are shards", found="none")
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+        raise CheckpointError(folder, INDEX, expected="a file, as there are shards", found="none")
+    pickles = sorted(name for name in files if name.endswith(_PICKLES))
     if pickles:
         hint = (
             "A pickle may run any program when it is loaded. Convert it to safetensors: load it where you trust it, "
             "and save it with transformers' save_pretrained(…, safe_serialization=True)"
         )
         raise CheckpointError(folder, "weights", expected="safetensors", found=f"pickle ({pickles[0]})", hint=hint)
-    raise CheckpointError(folder, "weights", expected=f"model.safetensors or {_INDEX}", found="neither")
+    raise CheckpointError(folder, "weights", expected=f"model.safetensors or {INDEX}", found="neither")
 
 
 def _read_weight_map(path: Path) -> dict[str, str]:

@@ -14,49 +14,35 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from quantpress import printing
 from quantpress.errors import QuantpressError
+from quantpress.options import (
+    Chat,
+    Chunks,
+    CollectByDefault,
+    Context,
+    Effort,
+    Encoder,
+    GpuLayers,
+    Imatrix,
+    Json,
+    ManyFiles,
+    Model,
+    Out,
+    Quiet,
+    Remote,
+    Split,
+    Text,
+    Threads,
+)
 from quantpress.progress import for_terminal
 
 __all__ = ["app", "main"]
 
-
 _COMMA = re.compile(r",(?!\s*\w+=)")  # between recipes, not between the settings of one (MP:fraction=0.2,top=Q4_K)
 _SYSTEM = 1
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
-
-
-class _CollectByDefault(TyperGroup):
-    """`imatrix MODEL …` means `imatrix collect MODEL …`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See click.Command."""
-        if args and args[0] not in {*self.commands, "--help"}:
-            args = ["collect", *args]
-        return super().parse_args(ctx, args)
-
-
-class _ManyFiles(TyperCommand):
-    """`--calibration A B` means `--calibration A --calibration B`; the source comes first, or after them."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See click.Command."""
-        expanded: list[str] = []
-        values: list[str] | None = None  # of the option that is being read
-        option = ""
-        for arg in [*args, "--"]:
-            if values is not None and not arg.startswith("-"):
-                values.append(arg)
-                continue
-            if values is not None:
-                source = values[1:][-1:] if args[0].startswith("-") and len(values) > 1 else []
-                files = values[: len(values) - len(source)]
-                expanded += [word for file in files for word in (option, file)] + source
-            option, values = arg, [] if arg in ("--calibration", "--evaluation") else None
-            expanded += [arg] if values is None else []
-        return super().parse_args(ctx, expanded[:-1])
 
 
 app = typer.Typer(
@@ -66,48 +52,39 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-imatrix_app = typer.Typer(cls=_CollectByDefault, no_args_is_help=True, rich_markup_mode=None)
+imatrix_app = typer.Typer(cls=CollectByDefault, no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(imatrix_app, name="imatrix", help="Collect, merge and look at importance matrices.")
-
-Model = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF file (of a split one, the first part).")]
-Imatrix = Annotated[
-    Path | None, typer.Option("--imatrix", metavar="FILE", help="Importance matrix, GGUF or legacy .dat.")
-]
-Text = Annotated[list[Path], typer.Option("--text", metavar="FILE", help="Text file; may be repeated.")]
-Chat = Annotated[bool, typer.Option("--chat", help="Render the text through the model's chat template.")]
-Chunks = Annotated[
-    int | None, typer.Option("--chunks", metavar="N", min=1, help="Use at most so many windows of text.")
-]
-Context = Annotated[int, typer.Option("--context", metavar="N", min=32, help="Tokens a window.")]
-Threads = Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads; default all.")]
-GpuLayers = Annotated[int, typer.Option("--gpu-layers", metavar="N", help="Layers to keep on a GPU; -1: all.")]
-Encoder = Annotated[
-    str,
-    typer.Option("--encoder", metavar="NAME", help="Who encodes: quantpress, or ggml (the bytes of llama-quantize)."),
-]
-Effort = Annotated[
-    str, typer.Option("--effort", metavar="NAME", help="Time spent on a smaller error: fast, normal or best.")
-]
-Split = Annotated[
-    float, typer.Option("--split-gb", metavar="GB", min=0.001, help="Split files larger than this, in GB (10^9 bytes).")
-]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command()
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="FOLDER", help="A Hugging Face checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face checkpoint folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.gguf", help="The file to write.")],
     type: Annotated[str, typer.Option("--type", metavar="TYPE", help="BF16, F16 or F32.")] = "BF16",
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="PATTERN", help="Leave out tensors of this name, * for any text; repeatable."),
+    ] = None,
+    mmproj: Annotated[
+        bool, typer.Option("--mmproj", help="Write the half that sees, named mmproj-….gguf, for its text half's file.")
+    ] = False,
+    remote: Remote = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Convert a checkpoint to a GGUF file in float."""
     from quantpress.convert import convert
 
-    printing.paths([convert(checkpoint, out, type=type, progress=for_terminal(quiet=quiet))], as_json)
+    path = convert(
+        checkpoint,
+        out,
+        type=type,
+        ignore=ignore or (),
+        mmproj=mmproj,
+        remote=remote,
+        progress=for_terminal(quiet=quiet),
+    )
+    printing.paths([path], as_json)
 
 
 @imatrix_app.command("collect")
@@ -270,7 +247,7 @@ def evaluate(
     printing.json_or(printing.evaluations, found, as_json)
 
 
-@app.command(cls=_ManyFiles)
+@app.command(cls=ManyFiles)
 def release(
     source: Annotated[Path, typer.Argument(metavar="CHECKPOINT_OR_GGUF", help="A checkpoint folder, or a float GGUF.")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The release folder.")],
@@ -305,6 +282,7 @@ def release(
     base_model: Annotated[
         str | None, typer.Option(metavar="USER/NAME", help="Of the checkpoint on the Hub, for the card.")
     ] = None,
+    remote: Remote = False,
     threads: Threads = None,
     gpu_layers: GpuLayers = 0,
     as_json: Json = False,
@@ -330,6 +308,7 @@ def release(
         split_bytes=int(split_gb * 1e9),
         repository=repository,
         base_model=base_model,
+        remote=remote,
         threads=threads,
         gpu_layers=gpu_layers,
         progress=for_terminal(quiet=quiet),
@@ -382,8 +361,9 @@ def _stop(message: str, code: int) -> NoReturn:
 
 
 def _keeps(arguments: list[str]) -> bool:
-    """Whether a command, interrupted, keeps what it has done: a release, and the collection of a matrix."""
-    return arguments[:1] == ["release"] or (arguments[:1] == ["imatrix"] and arguments[1] not in ("merge", "show"))
+    """Whether a command, interrupted, keeps what it has done: a release, a matrix's collection, what the Hub sent."""
+    collects = arguments[:1] == ["imatrix"] and arguments[1] not in ("merge", "show")
+    return arguments[:1] == ["release"] or "--remote" in arguments or collects
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from quantpress import _native
+from quantpress.arrays import Bytes, Floats
 from quantpress.cpu import default_threads
 from quantpress.errors import InputError, PlanError
-from quantpress.floats import Floats
 from quantpress.formats import TYPES, TensorType, tensor_type
 
 __all__ = [
@@ -40,10 +40,9 @@ __all__ = [
     "not_finite",
 ]
 
-Bytes = NDArray[np.uint8]
-
 EFFORTS = ("fast", "normal", "best")
 LARGEST_WEIGHT = 65504.0  # scales are float16
+_LARGEST = {"F32": 3.4028234663852886e38, "F16": 65519.99609375, "BF16": 3.396177326406364e38}
 LARGEST_IMPORTANCE = 1e15  # far below where sums overflow float32
 
 _KNOWN = frozenset(_native.types())
@@ -83,12 +82,8 @@ def encode(
         PlanError: an unknown type or effort, one that the core does not encode, or shapes that do not fit.
         InputError: a weight or an importance is NaN, infinite or too large.
     """
-    wanted = tensor_type(type)
-    encoded = [
-        encode_rows(data, _F32, cols, [wanted], columns, threads=threads, effort=effort).data[0]
-        for data, cols, columns in _matrices(x, importance)
-    ]
-    return encoded[0] if np.ndim(x) == 2 else np.stack(encoded)
+    found = [one.data[0] for one in _encode_matrices(x, type, importance, threads=threads, effort=effort)]
+    return found[0] if np.ndim(x) == 2 else np.stack(found)
 
 
 def error(
@@ -103,11 +98,7 @@ def error(
     Arguments and errors raised as for `encode`; the bytes are not kept.
     """
     how: dict[str, Any] = {"threads": threads, "effort": effort, "keep": False, "errors": True}
-    wanted = [tensor_type(type)]
-    found = [
-        encode_rows(data, _F32, cols, wanted, columns, **how).errors[0]
-        for data, cols, columns in _matrices(x, importance)
-    ]
+    found = [one.errors[0] for one in _encode_matrices(x, type, importance, **how)]
     return found[0] if np.ndim(x) == 2 else np.stack(found)
 
 
@@ -144,7 +135,7 @@ def encode_rows(
         data: uint8 [rows, bytes of a row].
         source: the type of `data`.
         cols: weights of a row.
-        types: to encode to.
+        types: to encode to; none, to look for weights that are NaN or infinite.
         importance: float32 [cols], as for `encode`.
         keep: whether the encoded bytes are wanted.
         errors: whether the weighted squared error of each row is wanted.
@@ -175,7 +166,7 @@ def encode_rows(
         threads=threads or default_threads(),
     )
     if bad is not None:
-        _refuse(data, source, cols, bad, tensor, row)
+        _refuse(data, source, cols, bad, _limit(types), tensor, row)
     return Encoded([one for one in out if one is not None], found if errors else found[:, :0])
 
 
@@ -203,19 +194,19 @@ def check_importance(importance: Floats | None, cols: int, tensor: str = "") -> 
 
 
 def _limit(types: Sequence[TensorType]) -> float:
-    """The largest weight that all of them hold: where there is a float16, as number or as scale, its largest."""
-    half = any(type.quantized or type.name == "F16" for type in types)
-    return LARGEST_WEIGHT if half else float(np.finfo(np.float32).max)
+    """The largest weight that all of them hold: rounding up from there would give infinity."""
+    largest = (LARGEST_WEIGHT if type.quantized else _LARGEST[type.name] for type in types)
+    return min(largest, default=_LARGEST["F32"])
 
 
-def _refuse(data: Bytes, source: TensorType, cols: int, bad: int, tensor: str, first: int) -> NoReturn:
+def _refuse(data: Bytes, source: TensorType, cols: int, bad: int, limit: float, tensor: str, first: int) -> NoReturn:
     row, col = divmod(bad, cols)
     value = float(decode(data[row : row + 1], source.name, cols)[0, col])
     where = f"{f'tensor {tensor}, ' if tensor else ''}row {first + row}, column {col}"
     if not np.isfinite(value):
         raise not_finite(where, value)
     hint = "Keep this tensor in BF16"
-    raise InputError(None, where, expected=f"weights up to {LARGEST_WEIGHT:g}", found=f"{value:g}", hint=hint)
+    raise InputError(None, where, expected=f"weights up to {limit:g}", found=f"{value:g}", hint=hint)
 
 
 def _check_rows(data: Bytes, type: TensorType, cols: int) -> None:
@@ -230,11 +221,17 @@ def _known(type: TensorType) -> TensorType:
     raise PlanError(None, "tensor type", expected=f"one of {', '.join(_native.types())}", found=type.name)
 
 
+def _encode_matrices(x: ArrayLike, type: str, importance: ArrayLike | None, **how: Any) -> Iterator[Encoded]:
+    wanted = [tensor_type(type)]
+    for data, cols, columns in _matrices(x, importance):
+        yield encode_rows(data, _F32, cols, wanted, columns, **how)
+
+
 def _matrices(x: ArrayLike, importance: ArrayLike | None) -> Iterator[tuple[Bytes, int, Floats | None]]:
     """The bytes of each matrix's float32 rows, their columns, and its importance."""
     weights = np.require(x, np.float32, "C")
-    if weights.ndim not in (2, 3):
-        raise PlanError(None, "weights", expected="two or three dimensions", found=f"shape {weights.shape}")
+    if weights.ndim not in (2, 3) or 0 in weights.shape[:-2]:
+        raise PlanError(None, "weights", expected="one matrix, or a stack of them", found=f"shape {weights.shape}")
     cols = weights.shape[-1]
     matrices = weights.view(np.uint8).reshape(*weights.shape[:-2] or (1,), weights.shape[-2], 4 * cols)
     if importance is None:

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpress import codec
+from quantpress.arrays import Bytes, Floats
 from quantpress.codec import check_importance
 from quantpress.engine import ggml
 from quantpress.errors import InputError, PlanError
-from quantpress.floats import Floats
 from quantpress.formats import TYPES, TensorType
 
 __all__ = [
@@ -35,8 +35,6 @@ __all__ = [
     "encode_tile",
     "encoder_named",
 ]
-
-Bytes = NDArray[np.uint8]
 
 # Far above what any block type can hold (scales are float16), far below where ggml's sums overflow float32.
 LARGEST_WEIGHT = 1e10
@@ -96,10 +94,9 @@ def encoder_named(name: str, effort: str = "normal") -> Encoder:
 def check_encodable(types: Iterable[TensorType], encoder: str, tensor: str) -> None:
     """Raises PlanError for the first of a tensor's types that the encoder does not encode; says which one does."""
     for type in types:
-        able = [name for name, coder in ENCODERS.items() if coder.encodes(type)]
-        if encoder not in able:
-            expected = f"a type that can be encoded by {encoder}"
-            hint = f"--encoder {able[0]} encodes it" if able else None
+        if not ENCODERS[encoder].encodes(type):
+            able = [f"--encoder {name} encodes it" for name, coder in ENCODERS.items() if coder.encodes(type)]
+            expected, hint = f"a type that can be encoded by {encoder}", able[0] if able else None
             raise PlanError(None, f"tensor {tensor}", expected=expected, found=type.name, hint=hint)
 
 

@@ -7,6 +7,7 @@ QuantpressError                exit code 1
 │   ├── ImatrixError               an importance matrix that is malformed or of another model
 │   ├── PlanError                  a recipe, type or plan that cannot be applied
 │   └── TextError                  text that is unreadable or too short
+├── HubError                   1   the Hugging Face Hub cannot be reached
 ├── OutputError                3   nothing can be written there
 │   └── DiskFullError              not enough space: says how much is needed
 └── EngineError                4   llama.cpp refused, crashed or was killed
@@ -22,6 +23,7 @@ __all__ = [
     "DiskFullError",
     "EngineError",
     "GGUFError",
+    "HubError",
     "ImatrixError",
     "InputError",
     "OutputError",
@@ -87,6 +89,10 @@ class PlanError(InputError):
 
 class TextError(InputError):
     """Text that is unreadable or too short."""
+
+
+class HubError(QuantpressError):
+    """The Hugging Face Hub cannot be reached, or the connection to it was lost."""
 
 
 class OutputError(QuantpressError):

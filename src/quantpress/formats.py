@@ -25,6 +25,7 @@ class TensorType:
     needs_imatrix: bool = False
     fallback: str | None = None  # where a row is no multiple of `block`
     encodable: bool = True  # ggml can encode it; False: read only
+    trained: bool = False  # models are trained in it: a checkpoint that has it is the original
 
     @property
     def bits_per_weight(self) -> float:
@@ -68,7 +69,7 @@ _TABLE = (
     TensorType("IQ4_XS", 23, 256, 136, fallback="IQ4_NL"),
     TensorType("TQ1_0", 34, 256, 54, fallback="Q4_0"),
     TensorType("TQ2_0", 35, 256, 66, fallback="Q4_0"),
-    TensorType("MXFP4", 39, 32, 17),
+    TensorType("MXFP4", 39, 32, 17, trained=True),
     TensorType("NVFP4", 40, 64, 36),
     TensorType("Q1_0", 41, 128, 18),
     TensorType("Q2_0", 42, 64, 18, fallback="Q4_0"),

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantpress import gguf
 from quantpress import text as texts
@@ -21,6 +21,9 @@ from quantpress.ledger import Ledger
 from quantpress.names import model_name, part_files, variant_file
 from quantpress.progress import Progress
 from quantpress.selftext import write_samples
+
+if TYPE_CHECKING:
+    from quantpress.hub import Repository
 
 __all__ = ["Base", "Text", "base_of", "check_text", "text_of"]
 
@@ -54,26 +57,26 @@ class Text:
         return "text that the model wrote itself" if self.by_model else names
 
 
-def base_of(source: Path, ledger: Ledger, variants: Sequence[str], split_bytes: int, progress: Progress) -> Base:
+def base_of(
+    source: Path | Repository, ledger: Ledger, variants: Sequence[str], split_bytes: int, progress: Progress
+) -> Base:
     """The model that everything is made from and measured against; `ledger.facts["source"]` says where it comes from.
 
     A checkpoint is converted into the release folder if BF16 is one of its variants, else into its work folder.
     """
-    if source.is_file():
+    if isinstance(source, Path) and source.is_file():
         parts = _float_parts(source)
         hashes = tuple(file_digest(part) for part in parts)
         ledger.facts["source"] = _origin(source, [part.name for part in parts], hashes)
         return Base(parts, hashes, False)
-    if not source.is_dir():
-        raise InputError(source, "source", expected="a checkpoint folder or a GGUF file", found="nothing there")
-    names = _checkpoint_files(source)
-    ledger.facts["source"] = _origin(source, names, [file_digest(source / name) for name in names])
+    ledger.facts["source"] = _checkpoint(source)
     made_from = digest(["base", ledger.facts["quantpress"], ledger.facts["source"], split_bytes])
     published = "BF16" in variants
-    wanted = variant_file(ledger.folder if published else ledger.folder / "work", model_name(source), "BF16")
+    wanted = variant_file(ledger.folder if published else ledger.folder / "work", model_name(source.name), "BF16")
     kept = ledger.kept(made_from)
     if not kept:
-        kept = part_files(convert(source, wanted, split_bytes=split_bytes, progress=progress))
+        remote = not isinstance(source, Path)
+        kept = part_files(convert(str(source), wanted, split_bytes=split_bytes, remote=remote, progress=progress))
         ledger.record(kept, made_from)
     parts = tuple(ledger.moved(kept, wanted.parent if len(kept) == 1 else wanted.with_suffix("")))
     return Base(parts, tuple(map(ledger.sha256, parts)), published)
@@ -116,10 +119,20 @@ def _float_parts(source: Path) -> tuple[Path, ...]:
     """The files of a GGUF source; raises InputError where its weights are quantized already."""
     with gguf.read(source) as file:
         for name, tensor in file.tensors.items():
-            if tensor.type.quantized:
+            if tensor.type.quantized and not tensor.type.trained:
                 hint = "Start from the BF16, F16 or F32 file: quantizing twice adds the errors up"
                 raise InputError(source, f"tensor {name}", expected="a float type", found=tensor.type.name, hint=hint)
         return tuple(file.paths)
+
+
+def _checkpoint(source: Path | Repository) -> dict[str, Any]:
+    """What a checkpoint is: the hashes of its files, or on the Hub its commit."""
+    if not isinstance(source, Path):
+        return {"repository": source.id, "commit": source.revision}
+    if not source.is_dir():
+        raise InputError(source, "source", expected="a checkpoint folder or a GGUF file", found="nothing there")
+    names = _checkpoint_files(source)
+    return _origin(source, names, [file_digest(source / name) for name in names])
 
 
 def _checkpoint_files(folder: Path) -> list[str]:

@@ -139,11 +139,12 @@ def assign(
     """Tensor to type, in the file's order, and the tensors that fell back with the type they could not have.
 
     Pure. `ranks`: see `ranking.ffn_ranks`, for recipes that ask for it; `overrides`: types in place of the recipe's.
+    A tensor in a type that models are trained in keeps it: another would add its error to none.
     Raises PlanError for a header that lacks what the rules ask for, and for rows that no fallback is defined for.
     """
-    overrides = overrides or {}
-    wanted = dict(overrides)
-    for site in sites(source, imatrix=imatrix, ranks=ranks, fixed=overrides):
+    kept = {name: tensor.type for name, tensor in source.tensors.items() if tensor.type.trained}
+    wanted = kept | dict(overrides or {})
+    for site in sites(source, imatrix=imatrix, ranks=ranks, fixed=frozenset(wanted)):
         wanted[site.name] = tensor_type(choose(recipe, site))
     types, fallbacks = {}, {}
     for name, tensor in source.tensors.items():

@@ -7,10 +7,15 @@ Every long function takes `progress: Progress = SILENT` and writes
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 __all__ = ["SILENT", "BarProgress", "LineProgress", "Progress", "for_terminal"]
 
@@ -65,28 +70,49 @@ class LineProgress(Progress):
 
 
 class BarProgress(Progress):
-    """A rich bar with the time left."""
+    """A rich bar with the time left; those of tasks at the same time, from any threads, stand below one another."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
         self.console = Console(stderr=True)
+        self._lock = threading.Lock()
+        self._bars = self._new_bars()
+        self._open = 0
 
     @contextmanager
     def task(self, label: str, total: int, unit: str = "") -> Iterator[Advance]:
         """See Progress.task."""
+        with self._lock:
+            if not self._open:
+                self._bars = self._new_bars()
+                self._bars.start()
+            self._open += 1
+            bars, task = self._bars, self._bars.add_task(label, total=total, unit=unit)
+        try:
+            yield lambda amount: bars.advance(task, amount)
+        finally:
+            self._end(bars, task)
+
+    def _end(self, bars: Bars, task: TaskID) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open:
+                bars.remove_task(task)  # or it would stay above those that go on
+            else:
+                bars.stop()
+
+    def _new_bars(self) -> Bars:
         from rich import progress
 
-        columns = (
+        return progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
-            progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),
+            progress.TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
+            console=self.console,
         )
-        with progress.Progress(*columns, console=self.console) as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda amount: bar.advance(task, amount)
 
     def note(self, text: str) -> None:
         """See Progress.note."""

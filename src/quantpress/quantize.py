@@ -20,11 +20,11 @@ from functools import partial
 from pathlib import Path
 
 from quantpress import gguf
+from quantpress.arrays import Bytes, Floats
 from quantpress.cpu import default_threads
-from quantpress.encoding import Bytes, Encoder, Tile, check_encodable, encode_tile, encoder_named
+from quantpress.encoding import Encoder, Tile, check_encodable, encode_tile, encoder_named
 from quantpress.errors import DiskFullError, InputError, PlanError
 from quantpress.files import make_folder
-from quantpress.floats import Floats
 from quantpress.formats import TensorType
 from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer
 from quantpress.imatrix import Imatrix, check_model

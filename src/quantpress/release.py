@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantpress.card import write_card
 from quantpress.encoding import encoder_named
@@ -37,6 +37,9 @@ from quantpress.progress import SILENT, Progress
 from quantpress.quantize import quantize
 from quantpress.recipes import recipe
 from quantpress.results import BASE, Results
+
+if TYPE_CHECKING:
+    from quantpress.hub import Repository
 
 __all__ = ["CARD_VARIANTS", "release"]
 
@@ -119,6 +122,7 @@ def release(
     base_model: str | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
+    remote: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
     """Make a release folder of a checkpoint (or of its BF16, F16 or F32 GGUF file) and return its card.
@@ -142,6 +146,7 @@ def release(
         base_model: `user/name` of the checkpoint on the Hub, for the card.
         threads: CPU threads, default all cores.
         gpu_layers: layers to keep on a GPU, -1 for all.
+        remote: `source` is a repository on the Hugging Face Hub, `org/name` or `org/name@revision`.
         progress: told of every step.
 
     Raises QuantpressError: see errors.py.
@@ -151,14 +156,25 @@ def release(
     settings = Settings(names, chat, encoder, effort, context, *sampled, seed, split_bytes, repository)
     _check(settings, bool(calibration or evaluation))
     machine = {"threads": threads, "gpu_layers": gpu_layers, "progress": progress}
-    source = Path(os.path.abspath(source))
-    with _folder(Path(os.path.abspath(out)), model_name(source)) as folder:
+    found = _source(source, remote)
+    with _folder(Path(os.path.abspath(out)), model_name(found.name)) as folder:
         run = _Run(settings, machine, Ledger(folder / "release.json"))
         given = {"calibration": calibration, "evaluation": evaluation}
-        return _release(run, source, given, base_model)
+        return _release(run, found, given, base_model or (str(source).partition("@")[0] if remote else None))
 
 
-def _release(run: _Run, source: Path, given: Mapping[str, Sequence[str | Path]], base_model: str | None) -> Path:
+def _source(source: str | Path, remote: bool) -> Path | Repository:
+    """A folder or file here, or a repository at the commit that it now stands for."""
+    if not remote:
+        return Path(os.path.abspath(source))
+    from quantpress.hub import pinned  # half a second that a folder does not need
+
+    return pinned(str(source))
+
+
+def _release(
+    run: _Run, source: Path | Repository, given: Mapping[str, Sequence[str | Path]], base_model: str | None
+) -> Path:
     settings, ledger, progress = run.settings, run.ledger, run.machine["progress"]
     facts = ledger.facts = {"version": 1, "quantpress": version("quantpress"), "engine": about()}
     facts["settings"] = asdict(settings)

@@ -6,25 +6,26 @@
     the rest  the data; the tensors fill it without hole or overlap; offsets count from its start
 
 The `safetensors` package would do, but it returns BF16 as nothing that numpy knows, and a mapping it holds counts as
-our memory until the file is closed. Here every read maps only its rows and lets them go.
+our memory until the file is closed. Here a read takes only its rows.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantpress.errors import CheckpointError
-from quantpress.floats import Floats, bf16_to_float32
 
-__all__ = ["MAX_HEADER_BYTES", "StoredTensor", "read_safetensors"]
+__all__ = ["MAX_HEADER_BYTES", "StoredTensor", "read_safetensors", "tensors_of"]
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 8
@@ -37,46 +38,49 @@ _BITS = MappingProxyType(
     | dict.fromkeys(("I32", "U32", "F32"), 32)
     | dict.fromkeys(("I64", "U64", "F64", "C64"), 64)
 )
-_NUMPY = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file: `shape` outermost first, `offset` in bytes from the start of the file."""
+    """One tensor of a file: `shape` outermost first, `offset` in bytes from the start of the file.
+
+    `fetch` is called before a read, where the file may not be at `path` yet; it returns when it is.
+    """
 
     path: Path
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    fetch: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def cols(self) -> int:
         """Weights of a row: the innermost dimension; 1 for a scalar."""
         return self.shape[-1] if self.shape else 1
 
-    def read(self, start: int, stop: int) -> Floats:
-        """Rows [start, stop) as float32 [stop - start, cols]; all dimensions but the innermost count as rows.
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Rows [start, stop) as they are stored, uint8 [stop - start, bytes of a row].
 
-        Raises CheckpointError for a dtype that holds no plain floats, for a file that has shrunk, and for NaN or Inf.
+        All dimensions but the innermost count as rows. Raises CheckpointError for a dtype that is no whole number of
+        bytes, and for a file that has shrunk.
         """
-        stored = self._map(start, stop)
-        tile = bf16_to_float32(stored) if self.dtype == "BF16" else stored.astype(np.float32)
-        if not np.isfinite(tile).all():
-            row, col = (int(i) for i in np.argwhere(~np.isfinite(tile))[0])
-            found = f"{tile[row, col]} at row {start + row}, column {col}"
-            raise CheckpointError(self.path, self.name, expected="finite weights", found=found)
-        return tile
-
-    def _map(self, start: int, stop: int) -> np.memmap[Any, Any]:
-        if self.dtype not in _NUMPY:
-            raise CheckpointError(self.path, f"{self.name}: dtype", expected=", ".join(_NUMPY), found=self.dtype)
-        dtype = np.dtype(_NUMPY[self.dtype])
-        offset = self.offset + start * self.cols * dtype.itemsize
+        bits = _BITS[self.dtype] * self.cols
+        if bits % 8:
+            raise CheckpointError(self.path, f"{self.name}: dtype", expected="rows of whole bytes", found=self.dtype)
+        if self.fetch is not None:
+            self.fetch()
+        data = np.empty((stop - start, bits // 8), np.uint8)
         try:
-            return np.memmap(self.path, dtype, "r", offset, (stop - start, self.cols))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(self.path, f"{self.name}: cannot be read", found=error) from error
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset + start * data.shape[1])
+                count = file.readinto(data.data) if data.size else 0
+        except OSError as error:
+            raise CheckpointError(self.path, f"{self.name}: cannot be read", found=error.strerror) from error
+        if count != data.size:
+            expected = f"{data.size:,} bytes from row {start} on"
+            raise CheckpointError(self.path, self.name, expected=expected, found=f"{count:,}", hint=_TRUNCATED)
+        return data
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -85,19 +89,29 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     Nothing of the data is read. Raises CheckpointError for a header that is not exactly as the format demands.
     """
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            length = _header_length(path, file.read(8), size)
-            text = file.read(length)
+            return tensors_of(path, path.stat().st_size, file.read)
     except OSError as error:
         raise CheckpointError(path, "cannot be read", found=error.strerror) from error
-    header = _parse(path, text)
+
+
+def tensors_of(
+    path: Path, size: int, read: Callable[[int], bytes], fetch: Callable[[], None] | None = None
+) -> dict[str, StoredTensor]:
+    """The tensors of a file of `size` bytes that is or will be at `path`; `read` gives the next bytes from its start.
+
+    Raises what read_safetensors raises for its header.
+    """
+    length = _header_length(path, read(8), size)
+    header = _parse(path, read(length))
     _check_comments(path, header.pop("__metadata__", {}))
     data = 8 + length
     ranges = {name: _entry(path, name, entry, size - data) for name, entry in header.items()}
     _check_ranges(path, ranges, size - data)
     return {
-        name: StoredTensor(path, name, header[name]["dtype"], tuple(header[name]["shape"]), data + ranges[name][0])
+        name: StoredTensor(
+            path, name, header[name]["dtype"], tuple(header[name]["shape"]), data + ranges[name][0], fetch
+        )
         for name in sorted(ranges)
     }
 

@@ -86,10 +86,13 @@ class RowReader:
         return count
 
 
-def in_threads(jobs: Iterable[Callable[[], Result]], threads: int) -> Generator[Result, None, None]:
+def in_threads(
+    jobs: Iterable[Callable[[], Result]], threads: int, stop: Callable[[], None] = lambda: None
+) -> Generator[Result, None, None]:
     """Run jobs in threads and yield their results as they come; jobs are asked for only a little ahead.
 
     The first exception of a job ends it; so does closing the iterator. Either waits for the jobs under way, no others.
+    At its end, however it comes, `stop` ends what a job may be waiting for.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="tile")
     pending: set[Future[Result]] = set()
@@ -103,4 +106,5 @@ def in_threads(jobs: Iterable[Callable[[], Result]], threads: int) -> Generator[
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
     finally:
+        stop()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -39,7 +39,7 @@ def test_valid(tmp_path: Path) -> None:
     tensors = read_safetensors(write(tmp_path, header, 28))
     assert list(tensors) == ["a", "b", "empty"]
     assert tensors["b"].shape == (2, 3)
-    np.testing.assert_array_equal(tensors["b"].read(0, 2), np.zeros((2, 3)))
+    np.testing.assert_array_equal(tensors["b"].read(0, 2), np.zeros((2, 12)))
 
 
 @pytest.mark.parametrize("size", [0, 7])
@@ -152,7 +152,7 @@ def test_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:
     path = write(tmp_path, {"a": entry([6], 0, 24)})
     tensor = read_safetensors(path)["a"]
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(CheckpointError, match="a: cannot be read"):
+    with pytest.raises(CheckpointError, match="a: expected 24 bytes from row 0 on, found 16"):
         tensor.read(0, 1)
 
 

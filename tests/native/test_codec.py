@@ -14,11 +14,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from quantpress import _native, codec
+from quantpress.arrays import Bytes, Floats
 from quantpress.engine import ggml
 from quantpress.formats import TYPES
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 ISAS = _native.isas()
 BLOCKS = [name for name in _native.types() if TYPES[name].quantized]

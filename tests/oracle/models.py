@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf as oracle
 import numpy as np
 
-from quantpress.encoding import Bytes
-from quantpress.floats import float32_to_bf16
+from quantpress.arrays import Bytes
 from quantpress.formats import TYPES, TensorType
 from quantpress.gguf import GGUF, TensorSpec, Value, Writer, read
 from quantpress.imatrix import Imatrix, write
@@ -81,9 +81,7 @@ def weights(seed: int, rows: int, cols: int) -> np.ndarray:
 
 def encoded(x: np.ndarray, type: TensorType) -> Bytes:
     """Rows in a float type."""
-    if type.name == "BF16":
-        return float32_to_bf16(x).view(np.uint8)
-    return x.astype("<f2" if type.name == "F16" else "<f4").view(np.uint8)
+    return np.asarray(oracle.quants.quantize(x, oracle.GGMLQuantizationType[type.name])).view(np.uint8)
 
 
 def importance(model: Path, path: Path, *, embedding: bool = True, seed: int = 0) -> Imatrix:

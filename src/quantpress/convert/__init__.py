@@ -5,30 +5,42 @@ Every file of the checkpoint is looked at before anything is written; then each 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import gguf
-import numpy as np
-from numpy.typing import NDArray
 
 from quantpress import checkpoint as checkpoints
-from quantpress.convert.architecture import Architecture
-from quantpress.convert.architectures import ARCHITECTURES, recognise
-from quantpress.convert.assign import assign
+from quantpress.codec import encode_rows
+from quantpress.convert.architecture import Architecture, Rule
+from quantpress.convert.architectures import ARCHITECTURES, recognise, recognise_projector
+from quantpress.convert.assign import assign, rule_of
 from quantpress.convert.general import general
-from quantpress.convert.sources import Source
-from quantpress.errors import CheckpointError, PlanError
+from quantpress.convert.sources import Bytes, Source
+from quantpress.cpu import default_threads
+from quantpress.errors import CheckpointError, InputError, PlanError
 from quantpress.files import make_folder
-from quantpress.floats import Floats, float32_to_bf16
 from quantpress.formats import TYPES, TensorType
 from quantpress.gguf import Metadata, TensorSpec, Value, Writer
 from quantpress.metadata import QUANTIZATION_VERSION
 from quantpress.progress import SILENT, Progress
+from quantpress.tiles import in_threads
 
 __all__ = ["ARCHITECTURES", "Architecture", "convert"]
 
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """Type of the weights → `general.file_type`."""
+
+_CARRIED_OVER = {"MXFP4": 38}
+"""The same for a checkpoint with weights in such a type: they stay in it."""
+
+_ALWAYS_F32 = re.compile(
+    r"(_norm|\.ffn_gate_inp|\.ffn_gate_inp_shexp|\.ssm_conv1d|\.shortconv\.conv|^position_embd|^token_types"
+    r"|^v\.position_embd|^a\.position_embd)\.weight$"
+)
 
 
 def convert(
@@ -37,6 +49,9 @@ def convert(
     *,
     type: str = "BF16",
     split_bytes: int | None = None,
+    ignore: Sequence[str] = (),
+    mmproj: bool = False,
+    remote: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
     """Write the GGUF file of a checkpoint and return its path.
@@ -47,26 +62,44 @@ def convert(
         type: BF16, F16 or F32, for the matrices; vectors and norms are always F32.
         split_bytes: a file that would be larger becomes a folder of its name, without `.gguf`, with numbered parts; the
             path of the first is returned.
+        ignore: tensors to leave out: their names in the checkpoint, with * for any text.
+        mmproj: write the half that sees, which llama.cpp loads from a file of its own, named `mmproj-….gguf`; the text
+            half otherwise.
+        remote: `checkpoint` is a repository on the Hugging Face Hub, `org/name` or `org/name@revision`; its files come
+            through the Hub's cache, the weights only when all else has been looked at.
         progress: told of the weights that are done.
 
     Raises CheckpointError for a checkpoint that cannot be converted (unknown, malformed, NaN or Inf in a weight, or
-    one that overflows `type`), PlanError for another type or too small a `split_bytes`, OutputError and DiskFullError.
+    one that overflows `type`), PlanError for another type or too small a `split_bytes`, OutputError and DiskFullError;
+    HubError where the Hub cannot be reached.
     """
     if type.upper() not in _FILE_TYPES:
         raise PlanError(None, "type", expected=" or ".join(_FILE_TYPES), found=type)
     wanted = TYPES[type.upper()]
-    folder = checkpoints.read(checkpoint)
-    architecture, config = recognise(folder)
-    sources = assign(folder.tensors, architecture, config)
-    if left_out := len(folder.tensors) - len(sources):
-        progress.note(f"{left_out} tensors are left out: they are of the image half, or computed anew")
-    metadata = general(folder, gguf.MODEL_ARCH_NAMES[architecture.gguf], {n: s.shape for n, s in sources.items()})
-    metadata |= architecture.metadata(config)
-    metadata["general.file_type"] = Value.u32(_FILE_TYPES[wanted.name])
+    folder = _opened(checkpoint, remote, progress)
+    architecture, config = recognise_projector(folder) if mmproj else recognise(folder)
+    keys = architecture.metadata(config)  # before the tensors: what config.json says explains what they lack
+    sources, left_out = assign(folder.tensors, architecture, config, ignore)
+    if left_out:
+        progress.note(f"{len(left_out)} tensors are left out: ignored, of another half of the model, or computed anew")
+    shapes = {name: one.shape for name, one in sources.items()}
+    metadata = general(folder, gguf.MODEL_ARCH_NAMES[architecture.gguf], shapes, mmproj=mmproj)
+    metadata |= keys | architecture.beside(folder, config)
+    metadata["general.file_type"] = Value.u32(_file_type(sources, wanted))
     metadata["general.quantization_version"] = Value.u32(QUANTIZATION_VERSION)
-    metadata |= architecture.vocabulary(folder, config.integer("vocab_size"))
-    specs = [TensorSpec(name, one.shape[::-1], _stored_type(name, one, wanted)) for name, one in sources.items()]
-    return _write(_writer(Path(out), metadata, specs, split_bytes), specs, sources, progress)
+    if not mmproj:
+        metadata |= architecture.vocabulary(folder, config.integer("vocab_size"))
+    types = {name: _stored_type(name, one, wanted, rule_of(name, architecture)) for name, one in sources.items()}
+    specs = [TensorSpec(name, shape[::-1], types[name]) for name, shape in shapes.items()]
+    return _write(_writer(Path(out), metadata, specs, split_bytes), specs, sources, progress, folder.close)
+
+
+def _opened(checkpoint: str | Path, remote: bool, progress: Progress) -> checkpoints.Checkpoint:
+    if not remote:
+        return checkpoints.read(checkpoint)
+    from quantpress import hub  # half a second that a folder does not need
+
+    return hub.read(str(checkpoint), progress)
 
 
 def _writer(path: Path, metadata: Metadata, specs: list[TensorSpec], split_bytes: int | None) -> Writer:
@@ -78,36 +111,62 @@ def _writer(path: Path, metadata: Metadata, specs: list[TensorSpec], split_bytes
     return Writer(folder / path.name, metadata, specs, split_bytes)
 
 
-def _write(writer: Writer, specs: list[TensorSpec], sources: dict[str, Source], progress: Progress) -> Path:
+def _write(
+    writer: Writer,
+    specs: list[TensorSpec],
+    sources: dict[str, Source],
+    progress: Progress,
+    close: Callable[[], None],
+) -> Path:
     weights = sum(spec.weights for spec in specs)
-    with writer, progress.task("convert", weights, "weights") as advance:
-        for spec in specs:
-            source = sources[spec.name]
-            for start, tile in source.tiles():
-                writer.write(spec.name, start, _encode(source, tile, spec.type))
-                advance(tile.size)
+    jobs = (
+        partial(_convert, sources[spec.name], start, stop, spec, writer)
+        for spec in specs
+        for start, stop in sources[spec.name].cuts()
+    )
+    with (
+        writer,
+        progress.task("convert", weights, "weights") as advance,
+        closing(in_threads(jobs, default_threads(), close)) as done,
+    ):
+        for count in done:
+            advance(count)
     return writer.paths[0]
 
 
-def _stored_type(name: str, source: Source, wanted: TensorType) -> TensorType:
-    """llama.cpp keeps vectors, norms and what is no weight of a matrix in F32."""
-    matrix = len(source.shape) > 1 and name.endswith(".weight") and not name.endswith("_norm.weight")
+def _convert(source: Source, start: int, stop: int, spec: TensorSpec, writer: Writer) -> int:
+    """One tile from the checkpoint to its place; returns its weights."""
+    writer.write(spec.name, start, _encode(source, start, source.read(start, stop), spec.type))
+    return (stop - start) * source.cols
+
+
+def _stored_type(name: str, source: Source, wanted: TensorType, rule: Rule | None) -> TensorType:
+    """llama.cpp keeps vectors, norms, routers and the like in F32; what is quantized stays as it is."""
+    if source.type.quantized:
+        return source.type
+    matrix = len(source.shape) > 1 and name.endswith(".weight") and not _ALWAYS_F32.search(name)
+    if rule is not None and wanted.name in rule.types:
+        return TYPES[rule.types[wanted.name]]
     return wanted if matrix else TYPES["F32"]
 
 
-def _encode(source: Source, tile: Floats, type: TensorType) -> NDArray[np.uint8]:
-    """The bytes of finite float32 rows [rows, cols] in a float type: uint8 [rows, row bytes]."""
-    if type.name == "F32":
-        return tile.view(np.uint8)
-    if type.name == "BF16":
-        bits = float32_to_bf16(tile)
-        finite = (bits & 0x7F80) != 0x7F80
-    else:
-        with np.errstate(over="ignore"):
-            halves = tile.astype(np.float16)
-        bits, finite = halves.view(np.uint16), np.isfinite(halves)
-    if not finite.all():
-        expected, found = f"weights in the range of {type.name}", f"{tile[~finite][0]:g}"
-        hint = "Choose a type of wider range: BF16 or F32" if type.name == "F16" else "Choose F32"
-        raise CheckpointError(source.path, source.name, expected=expected, found=found, hint=hint)
-    return bits.view(np.uint8)
+def _file_type(sources: dict[str, Source], wanted: TensorType) -> int:
+    kept = [_CARRIED_OVER[one.type.name] for one in sources.values() if one.type.name in _CARRIED_OVER]
+    return kept[0] if kept else _FILE_TYPES[wanted.name]
+
+
+def _encode(source: Source, start: int, tile: Bytes, type: TensorType) -> Bytes:
+    """Rows from `start` on, in the type of the output; raises CheckpointError for a weight that it cannot hold."""
+    if source.type.quantized:  # carried over, bit for bit
+        return tile
+    others = [type] if type != source.type else []  # what stays as it is, is looked at for NaN all the same
+    try:
+        encoded = encode_rows(tile, source.type, source.cols, others, row=start).data
+    except InputError as error:
+        finite, hint = error.expected != "a finite weight", None
+        if finite:
+            hint = "Choose a type of wider range: BF16 or F32" if type.name == "F16" else "Choose F32"
+        expected = f"weights in the range of {type.name}" if finite else "finite weights"
+        where = f"{source.name}, {error.field}"
+        raise CheckpointError(source.path, where, expected=expected, found=error.found, hint=hint) from error
+    return encoded[0] if others else tile

@@ -6,8 +6,10 @@ of thumb in the `gguf` package, which are llama.cpp's converter's. Its writer se
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -21,7 +23,9 @@ from quantpress.gguf import Metadata, Value, ValueType
 __all__ = ["general"]
 
 
-def general(checkpoint: Checkpoint, architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> Metadata:
+def general(
+    checkpoint: Checkpoint, architecture: str, shapes: Mapping[str, tuple[int, ...]], *, mmproj: bool = False
+) -> Metadata:
     """The keys for a model with tensors of these shapes (GGUF name to shape, outermost first).
 
     Raises CheckpointError for a malformed README.md or generation_config.json.
@@ -29,7 +33,7 @@ def general(checkpoint: Checkpoint, architecture: str, shapes: Mapping[str, tupl
     writer = gguf.GGUFWriter(path=None, arch=architecture)
     for name, shape in shapes.items():
         writer.add_tensor_info(name, shape, np.dtype(np.float32), 0)
-    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_type(gguf.GGUFType.MMPROJ if mmproj else gguf.GGUFType.MODEL)
     counts = writer.get_total_parameter_count()
     try:
         _load(checkpoint, counts).set_gguf_meta_model(writer)
@@ -42,11 +46,14 @@ def general(checkpoint: Checkpoint, architecture: str, shapes: Mapping[str, tupl
 
 
 def _load(checkpoint: Checkpoint, counts: tuple[int, int, int, int]) -> gguf.Metadata:
-    found = gguf.Metadata.load(None, checkpoint.path, None, counts[0])
+    with tempfile.TemporaryDirectory() as folder:  # the rules of thumb read the folder's name
+        named = Path(folder) / checkpoint.name
+        named.symlink_to(checkpoint.path)
+        found = gguf.Metadata.load(None, named, None, counts[0])
     if found.sampling_penalty_repeat is None and (generation := checkpoint.json("generation_config.json")):
         # newer than the published package
         found.sampling_penalty_repeat = generation.get("repetition_penalty")
-    found.name = found.name or checkpoint.path.name
+    found.name = found.name or checkpoint.name
     found.size_label = found.size_label or gguf.size_label(*counts)
     return found
 

@@ -26,6 +26,7 @@ def sample(session: Session, tokens: int, length: int, seed: int) -> Iterator[tu
     `length` tokens. Sequence i draws with a seed made of `seed` and i, whichever the slot it is written in: the same
     arguments give the same text on the same machine. Raises EngineError if the texts end at once.
     """
+    session.check_predicts()
     texts = _Texts(session, tokens, length, seed)
     while texts.running:
         for slot in texts.step():

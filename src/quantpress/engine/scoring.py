@@ -63,6 +63,7 @@ def _predictions(session: Session, chunks: Tokens, first: int) -> Iterator[tuple
 
     The rows of a window are its positions first … length - 2.
     """
+    session.check_predicts()
     for windows in session.batches(chunks):
         for start, piece in session.forward(windows, first=first):
             for window, logits in zip(windows, piece, strict=True):

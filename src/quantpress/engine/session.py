@@ -54,6 +54,7 @@ class Session:
             raise EngineError("llama.cpp cannot load this model")
         self.vocab = llama.llama_model_get_vocab(self.model)
         self.n_vocab = int(llama.llama_vocab_n_tokens(self.vocab))
+        self.causal = _is_causal(self.model)
         self.context: Any = None
         self._opened: tuple[int, int, int, Any] | None = None
         self._callback: Any = None
@@ -78,7 +79,7 @@ class Session:
     def _new_context(self, sequences: int, length: int, batch: int, callback: Any) -> Any:
         parameters = llama.llama_context_default_params()
         parameters.n_ctx, parameters.n_batch = sequences * length, batch
-        parameters.n_ubatch = min(_MICRO_BATCH, batch)
+        parameters.n_ubatch = min(_MICRO_BATCH, batch) if self.causal else batch
         parameters.n_seq_max = sequences
         parameters.n_outputs_max = parameters.n_outputs_max_per_seq = 0
         parameters.n_threads = parameters.n_threads_batch = self.settings.threads
@@ -93,6 +94,11 @@ class Session:
         if not context:
             raise EngineError(f"llama.cpp cannot make a context of {sequences} × {length} tokens")
         return context
+
+    def check_predicts(self) -> None:
+        """Raise EngineError for a model that embeds texts: its logits are zeros, which score like any others."""
+        if not self.causal:
+            raise EngineError("this model embeds texts and predicts no tokens: there is nothing to sample or to score")
 
     def batches(self, chunks: Tokens) -> Iterator[Tokens]:
         """The windows [n, length] in groups that are decoded together."""
@@ -125,7 +131,7 @@ class Session:
     def _piece(self, sequences: int, length: int) -> int:
         """Positions to decode at a time: all, or as many whole micro-batches as have logits that fit."""
         fit = _MAX_LOGIT_BYTES // (sequences * self.n_vocab * 4)
-        return length if length <= fit else max(1, fit // _MICRO_BATCH) * _MICRO_BATCH
+        return length if length <= fit or not self.causal else max(1, fit // _MICRO_BATCH) * _MICRO_BATCH
 
     def decode(self, tokens: Tokens, positions: Tokens, owners: Tokens, outputs: NDArray[np.bool_]) -> None:
         """One llama_decode of tokens [n], each at its position of its sequence; raises EngineError if it fails."""
@@ -143,6 +149,14 @@ class Session:
             llama.llama_batch_free(batch)
         if status != 0:
             raise EngineError(f"llama_decode failed with status {status} on {len(tokens)} tokens")
+
+
+def _is_causal(model: Any) -> bool:
+    """Whether a token sees those before it only; llama.cpp evaluates the others (BERT) in one micro-batch or dies."""
+    architecture, causal = ctypes.create_string_buffer(64), ctypes.create_string_buffer(8)
+    llama.llama_model_meta_val_str(model, b"general.architecture", architecture, len(architecture))
+    llama.llama_model_meta_val_str(model, architecture.value + b".attention.causal", causal, len(causal))
+    return causal.value != b"false"
 
 
 def describe(session: Session) -> Iterator[ModelInfo]:
@@ -193,6 +207,7 @@ def detokenize(session: Session, tokens: Tokens) -> Iterator[str]:
 
 def logits(session: Session, chunks: Tokens) -> Iterator[Logits]:
     """float32 [length, vocab] of each window of int32 chunks [n, length]."""
+    session.check_predicts()
     for windows in session.batches(chunks):
         found = np.empty((*windows.shape, session.n_vocab), dtype=np.float32)
         for start, piece in session.forward(windows):

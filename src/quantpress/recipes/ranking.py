@@ -10,17 +10,17 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from quantpress.codec import decode
 from quantpress.errors import GGUFError, PlanError
-from quantpress.floats import bf16_to_float32
 from quantpress.progress import SILENT, Progress
 from quantpress.recipes.rules import FFN
 from quantpress.recipes.sites import quantizable, role_of
 from quantpress.tiles import RowReader, cuts
 
 if TYPE_CHECKING:
-    from quantpress.gguf import GGUF
+    from quantpress.arrays import Bytes
+    from quantpress.gguf import GGUF, Tensor
 
 __all__ = ["ffn_names", "ffn_ranks", "mean_magnitude"]
 
@@ -31,7 +31,7 @@ def ffn_names(source: GGUF) -> list[str]:
     return [
         name
         for name, tensor in source.tensors.items()
-        if role_of(name) in FFN and quantizable(name, tensor.shape, architecture)
+        if role_of(name) in FFN and quantizable(name, tensor.shape, architecture) and not tensor.type.trained
     ]
 
 
@@ -52,14 +52,12 @@ def mean_magnitude(source: GGUF, name: str) -> float:
     if tensor.type.name not in ("BF16", "F16", "F32"):
         raise PlanError(source.path, f"type of {name}", expected="BF16, F16 or F32", found=tensor.type.name)
     with RowReader(source) as reader:
-        sums = [_magnitude_sum(reader.read(tensor, *rows), tensor.type.name) for rows in cuts(tensor)]
+        sums = [_magnitude_sum(reader.read(tensor, *rows), tensor) for rows in cuts(tensor)]
     mean = math.fsum(sums) / tensor.weights
     if not math.isfinite(mean):
         raise GGUFError(source.path, f"tensor {name}", expected="finite weights", found=mean)
     return mean
 
 
-def _magnitude_sum(tile: npt.NDArray[np.uint8], type: str) -> float:
-    """Sum of |w| over encoded rows."""
-    values = bf16_to_float32(tile.view("<u2")) if type == "BF16" else tile.view("<f2" if type == "F16" else "<f4")
-    return float(np.abs(values).sum(dtype=np.float64))
+def _magnitude_sum(tile: Bytes, tensor: Tensor) -> float:
+    return float(np.abs(decode(tile, tensor.type.name, tensor.cols, threads=1)).sum(dtype=np.float64))

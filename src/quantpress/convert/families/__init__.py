@@ -1,0 +1,1 @@
+"""One module a family of models: its `Architecture` values, and what only it needs."""

@@ -1,0 +1,161 @@
+"""What is done to the tensors of a checkpoint before they find their GGUF names: joined, cut, renamed.
+
+A step is a function of all tensors by name and the configuration; those here make one. Patterns are regular expressions
+for the whole name (of `renamed`: for a part of it); replacements use their groups. The order of the tensors is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from quantpress.checkpoint import Section
+from quantpress.convert.architecture import Sources, Step
+from quantpress.convert.sources import Source, joined, rows
+from quantpress.errors import CheckpointError
+from quantpress.safetensors import StoredTensor
+
+__all__ = ["cut", "experts", "rekeyed", "renamed", "trunk", "united"]
+
+T = TypeVar("T", Source, StoredTensor)
+
+
+def renamed(pattern: str, replacement: str) -> Step:
+    """Other names for what the table of the `gguf` package does not list."""
+    expression = re.compile(pattern)
+
+    def step(sources: Sources, config: Section) -> Sources:
+        del config
+        return rekeyed(sources, lambda name: expression.sub(replacement, name))
+
+    return step
+
+
+def rekeyed(tensors: Mapping[str, T], name_of: Callable[[str], str]) -> dict[str, T]:
+    """The same tensors under other names. Raises CheckpointError where two would get one name."""
+    found: dict[str, T] = {}
+    for name, tensor in tensors.items():
+        new = name_of(name)
+        if new in found:
+            raise CheckpointError(tensor.path, tensor.name, expected=f"one tensor for {new}", found=found[new].name)
+        found[new] = tensor
+    return found
+
+
+def experts(pattern: str = r"(.+\.experts)\.(\d+)\.(.+)", replacement: str = r"\1.\3") -> Step:
+    """The matrices of a layer's experts, one tensor each, as one of three dimensions; group 2 is the expert's number.
+
+    Raises CheckpointError where an expert is missing.
+    """
+    expression = re.compile(pattern)
+
+    def step(sources: Sources, config: Section) -> Sources:
+        del config
+        groups: dict[str, dict[int, Source]] = {}
+        found: Sources = {}
+        for name, source in sources.items():
+            if match := expression.fullmatch(name):
+                whole = match.expand(replacement)
+                groups.setdefault(whole, {})[int(match[2])] = source
+                found[whole] = source  # its place
+            else:
+                found[name] = source
+        return found | {name: _stacked(name, group) for name, group in groups.items()}
+
+    return step
+
+
+def _stacked(name: str, group: dict[int, Source]) -> Source:
+    missing = sorted(set(range(max(group) + 1)) - group.keys())
+    if missing:
+        path, expected = group[max(group)].path, f"experts 0 to {max(group)}"
+        raise CheckpointError(path, name, expected=expected, found=f"no expert {', '.join(map(str, missing[:10]))}")
+    parts = [group[number] for number in range(len(group))]
+    return joined(parts, name, (len(parts), *parts[0].shape))
+
+
+def cut(pattern: str, replacements: Sequence[str]) -> Step:
+    """A matrix, or the matrices of all experts, of which each is so many others one below the other, of equal height.
+
+    Raises CheckpointError where the rows cannot be shared out.
+    """
+    expression = re.compile(pattern)
+
+    def step(sources: Sources, config: Section) -> Sources:
+        del config
+        found: Sources = {}
+        for name, source in sources.items():
+            if match := expression.fullmatch(name):
+                for number, replacement in enumerate(replacements):
+                    found[match.expand(replacement)] = _part(source, number, len(replacements))
+            else:
+                found[name] = source
+        return found
+
+    return step
+
+
+def _part(source: Source, number: int, count: int) -> Source:
+    *outer, height, width = source.shape
+    if height % count:
+        raise CheckpointError(source.path, f"{source.name}: rows", expected=f"a multiple of {count}", found=height)
+    part = height // count
+    if not outer:
+        return rows(source, number * part, (part, width))
+    pieces = [rows(source, at + number * part, (part, width)) for at in range(0, source.rows, height)]
+    return joined(pieces, source.name, (*outer, part, width))
+
+
+def united(pattern: str, parts: Sequence[str], replacement: str) -> Step:
+    """What `cut` takes apart: matrices, or those of all experts, one below the other; group 2 is the part.
+
+    Raises CheckpointError where a part is missing, or has another shape than the first.
+    """
+    expression = re.compile(pattern)
+
+    def step(sources: Sources, config: Section) -> Sources:
+        del config
+        groups: dict[str, dict[str, Source]] = {}
+        found: Sources = {}
+        for name, source in sources.items():
+            if match := expression.fullmatch(name):
+                whole = match.expand(replacement)
+                groups.setdefault(whole, {})[match[2]] = source
+                found[whole] = source  # its place
+            else:
+                found[name] = source
+        return found | {name: _below(name, group, parts) for name, group in groups.items()}
+
+    return step
+
+
+def _below(name: str, group: Mapping[str, Source], parts: Sequence[str]) -> Source:
+    first = next(iter(group.values()))
+    if missing := [part for part in parts if part not in group]:
+        raise CheckpointError(first.path, first.name, expected=f"{', '.join(parts)} of each", found=f"no {missing[0]}")
+    for source in group.values():
+        if source.shape != first.shape:
+            expected = f"{list(first.shape)}, as {first.name}"
+            raise CheckpointError(source.path, f"{source.name}: shape", expected=expected, found=list(source.shape))
+    *outer, height, width = first.shape
+    pieces = [rows(group[part], at, (height, width)) for at in range(0, first.rows, height) for part in parts]
+    return joined(pieces, name, (*outer, len(parts) * height, width))
+
+
+_LAYER = re.compile(r"(?:model\.)?layers\.(\d{1,9})\..+")
+_FURTHER = re.compile(r"(?:model\.)?layers\.(\d{1,9})\.enorm\.weight")  # of a layer that predicts further tokens
+_OUTPUT = re.compile(r"(?:model\.)?lm_head\.weight")
+
+
+def trunk(sources: Sources, config: Section) -> Sources:
+    """Without layers for the prediction of further tokens (MTP), and the output where it is the embedding once more."""
+    layers = config.integer("num_hidden_layers")
+    further = {match[1] for name in sources if (match := _FURTHER.fullmatch(name)) and int(match[1]) >= layers}
+    tied = bool(config.get("tie_word_embeddings"))
+
+    def wanted(name: str) -> bool:
+        layer = _LAYER.fullmatch(name)
+        return not (layer and layer[1] in further) and not (tied and _OUTPUT.fullmatch(name))
+
+    return {name: source for name, source in sources.items() if wanted(name)}
