@@ -157,6 +157,58 @@ def test_pickle(name: str, tmp_path: Path) -> None:
     refuses(tmp_path, "expected safetensors", f"pickle ({name})", "Convert it to safetensors")
 
 
+def single(folder: Path, name: str = "model.safetensors") -> Path:
+    """A folder with one tensor, in a file of this name."""
+    write_json(folder / "config.json", {})
+    write_safetensors(folder / name, {"a": np.ones((2, 2))})
+    return folder
+
+
+def test_single_file_comes_before_an_index(sharded: Path) -> None:
+    """As in transformers: the index and the shards are left over from something else."""
+    assert list(read(single(sharded)).tensors) == ["a"]
+    (sharded / "model-00002-of-00002.safetensors").unlink()
+    assert {tensor.path.name for tensor in read(sharded).tensors.values()} == {"model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "model.fp16.safetensors",
+        "model_quantized.safetensors",
+        "model-00001-of-00002.safetensors",
+        "consolidated.safetensors",
+        "original/model.safetensors",
+    ],
+)
+def test_other_safetensors_files_are_left_alone(other: str, tmp_path: Path) -> None:
+    single(tmp_path)
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    (tmp_path / other).write_bytes(b"nonsense")
+    assert list(read(tmp_path).tensors) == ["a"]
+
+
+def test_the_only_shard_needs_no_index(tmp_path: Path) -> None:
+    single(tmp_path, "model-00001-of-00001.safetensors")
+    (tmp_path / "consolidated.safetensors").write_bytes(b"nonsense")
+    assert list(read(tmp_path).tensors) == ["a"]
+
+
+def test_one_shard_of_several_needs_an_index(tmp_path: Path) -> None:
+    refuses(single(tmp_path, "model-00001-of-00002.safetensors"), "model.safetensors.index.json", "found none")
+
+
+def test_safetensors_of_another_name(tmp_path: Path) -> None:
+    refuses(single(tmp_path, "model.fp16.safetensors"), "weights: expected model.safetensors or", "model.fp16")
+
+
+def test_a_folder_in_the_cache_has_the_repository_s_name(tmp_path: Path) -> None:
+    """It is what `hf download` prints; the name of its own is a commit's hash."""
+    folder = tmp_path / "models--acme--Tiny-2B" / "snapshots" / "0123abcd"
+    folder.mkdir(parents=True)
+    assert read(single(folder)).name == "Tiny-2B"
+
+
 def test_pickle_beside_safetensors_is_left_alone(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {})
     write_safetensors(tmp_path / "model.safetensors", {"a": np.ones((2, 2))})

@@ -14,6 +14,11 @@ from quantpress.names import hub_label, model_name, variant_file
     [
         ("/models/Qwen3-0.6B", "Qwen3-0.6B"),
         ("/models/Qwen3-0.6B-BF16.gguf", "Qwen3-0.6B"),
+        ("/hub/models--Qwen--Qwen3-0.6B/snapshots/0123abcd", "Qwen3-0.6B"),
+        ("/hub/models--Qwen--Qwen3-0.6B-BF16/snapshots/0123abcd/", "Qwen3-0.6B"),
+        ("/hub/models--gpt2/snapshots/0123abcd", "gpt2"),
+        ("/hub/models--acme--Tiny-GGUF/snapshots/0123abcd/Tiny-BF16.gguf", "Tiny"),
+        ("/zfs/snapshots/2026-01-01", "2026-01-01"),
         ("gemma-bf16-00001-of-00003.gguf", "gemma"),
         ("gemma.f16.gguf", "gemma"),
         ("mistral-7b-v0.3.Q4.gguf", "mistral-7b-v0.3.Q4"),

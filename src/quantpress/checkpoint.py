@@ -1,24 +1,29 @@
 """A Hugging Face folder: its JSON files, and its tensors, of which nothing is read before it is asked for.
 
-The weights are one `model.safetensors`, or shards that `model.safetensors.index.json` lists. Pickle checkpoints are
-refused: to load one is to run whatever program it holds.
+The weights are one `model.safetensors`, or else the shards that `model.safetensors.index.json` lists, as transformers
+looks for them; other safetensors files are of no interest. Pickle checkpoints are refused: to load one is to run
+whatever program it holds.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from quantpress.errors import CheckpointError
+from quantpress.names import folder_name
 from quantpress.safetensors import StoredTensor, read_safetensors
 
 __all__ = ["INDEX", "Checkpoint", "Section", "assembled", "read", "weight_files"]
 
 INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MAX_JSON_BYTES = 256 << 20
 
@@ -102,8 +107,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """The model's: the name of the folder that people have it in."""
-        return self.model or self.path.name or "model"
+        """The model's: the name of the folder that people have it in, or of the repository in the Hub's cache."""
+        return self.model or folder_name(self.path) or "model"
 
     def json(self, name: str) -> Section | None:
         """An object in a JSON file of the folder, None where there is no such file."""
@@ -142,11 +147,13 @@ def assembled(folder: Path, files: Collection[str], header: Callable[[Path], Map
 
 
 def weight_files(folder: Path, files: Collection[str]) -> list[str]:
-    """The safetensors files among the `files` of a folder: what the index names, or the only one there is.
+    """The safetensors files among the `files` of a folder: the single one, or what the index names.
 
     Raises CheckpointError for a malformed index, and where files are missing or none is safetensors.
     """
-    names = sorted(set(_read_weight_map(folder / INDEX).values())) if INDEX in files else _without_index(folder, files)
+    if not _indexed(files):
+        return _without_index(folder, files)
+    names = sorted(set(_read_weight_map(folder / INDEX).values()))
     if missing := [name for name in names if name not in files]:
         raise CheckpointError(folder, "shards", expected="all that the index names", found=f"no {', '.join(missing)}")
     return names
@@ -162,16 +169,23 @@ def _tensors(
                 other = tensors[tensor.name].path.name
                 raise CheckpointError(folder / name, tensor.name, expected="one shard with it", found=f"also {other}")
             tensors[tensor.name] = tensor
-    if INDEX in files:
+    if _indexed(files):
         _check_index(folder / INDEX, _read_weight_map(folder / INDEX), tensors)
     return tensors
 
 
+def _indexed(files: Collection[str]) -> bool:
+    """Whether the index counts: beside a single file it is a left-over."""
+    return INDEX in files and _SINGLE not in files
+
+
 def _without_index(folder: Path, files: Collection[str]) -> list[str]:
-    found = sorted(name for name in files if name.startswith("model") and name.endswith(".safetensors"))
-    if found == ["model.safetensors"]:
-        return found
-    if found:
+    if _SINGLE in files:
+        return [_SINGLE]
+    shards = [found for name in sorted(files) if (found := _SHARD.fullmatch(name))]
+    if [int(shard[1]) for shard in shards] == [1]:
+        return [shards[0][0]]
+    if shards:
         raise CheckpointError(folder, INDEX, expected="a file, as there are shards", found="none")
     pickles = sorted(name for name in files if name.endswith(_PICKLES))
     if pickles:
@@ -180,7 +194,8 @@ def _without_index(folder: Path, files: Collection[str]) -> list[str]:
             "and save it with transformers' save_pretrained(…, safe_serialization=True)"
         )
         raise CheckpointError(folder, "weights", expected="safetensors", found=f"pickle ({pickles[0]})", hint=hint)
-    raise CheckpointError(folder, "weights", expected=f"model.safetensors or {INDEX}", found="neither")
+    others = ", ".join(sorted(name for name in files if name.endswith(".safetensors"))[:5])
+    raise CheckpointError(folder, "weights", expected=f"{_SINGLE} or {INDEX}", found=others or "neither")
 
 
 def _read_weight_map(path: Path) -> dict[str, str]:

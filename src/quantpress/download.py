@@ -191,8 +191,8 @@ class Ahead:
         with self._lock:
             self._stop.set()
             self._queue.put(None)
-            self._asked.update(self._names)
             for name in self._names:
                 file = self._files.setdefault(name, Future())
                 if not file.done():
                     file.set_exception(error)
+            self._asked.update(self._names)  # last: who finds a name there takes its file without the lock

@@ -3,6 +3,7 @@
     org/name@revision → commit → config.json, tokenizer, card → headers of the shards → … checks … → shard after shard
                                  (into the Hub's cache)         (ranges of a few kB)                  (into the cache)
 
+A check that reads weights brings their shards earlier: that the biases of Command R7B and A are zero is the only one.
 It all goes through huggingface_hub and its cache, so HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean what they
 mean to every other tool, and a file that any of them has fetched is not fetched again. The model's name is that of the
 folder that people download to: the repository's, without its owner.

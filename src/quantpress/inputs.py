@@ -25,7 +25,7 @@ from quantpress.selftext import write_samples
 if TYPE_CHECKING:
     from quantpress.hub import Repository
 
-__all__ = ["Base", "Text", "base_of", "check_text", "text_of"]
+__all__ = ["Base", "Text", "base_of", "check_text", "name_of", "text_of"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Text:
         return "text that the model wrote itself" if self.by_model else names
 
 
+def name_of(source: Path | Repository) -> str:
+    """The model's name, which its files get."""
+    return model_name(source if isinstance(source, Path) else source.name)
+
+
 def base_of(
     source: Path | Repository, ledger: Ledger, variants: Sequence[str], split_bytes: int, progress: Progress
 ) -> Base:
@@ -72,7 +77,7 @@ def base_of(
     ledger.facts["source"] = _checkpoint(source)
     made_from = digest(["base", ledger.facts["quantpress"], ledger.facts["source"], split_bytes])
     published = "BF16" in variants
-    wanted = variant_file(ledger.folder if published else ledger.folder / "work", model_name(source.name), "BF16")
+    wanted = variant_file(ledger.folder if published else ledger.folder / "work", name_of(source), "BF16")
     kept = ledger.kept(made_from)
     if not kept:
         remote = not isinstance(source, Path)

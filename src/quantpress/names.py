@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["hub_label", "model_name", "part_files", "variant_file"]
+__all__ = ["folder_name", "hub_label", "model_name", "part_files", "variant_file"]
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 _ODD = re.compile(r"[^\w.+-]+")
@@ -23,13 +23,21 @@ _LABELS = (
 _LABEL = re.compile(rf"(UD-)?({'|'.join(_LABELS)})(_[A-Z]+)?")
 
 
+def folder_name(folder: Path) -> str:
+    """What people call a folder; in the Hub's cache, where that would be a commit's hash, the repository's name."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]  # models--Qwen--Qwen3-8B/snapshots/0123abcd
+    return folder.name
+
+
 def model_name(path: str | Path) -> str:
     """The model's name: a folder's, or a GGUF file's without part number and float type.
 
     A link's own name counts, not its target's: in a Hugging Face cache that is a hash.
     """
     path = Path(os.path.abspath(path))
-    stem = path.stem if path.suffix == ".gguf" else path.name
+    stem = path.stem if path.suffix == ".gguf" else folder_name(path)
     return _FLOAT.sub("", _PART.sub("", stem))
 
 

@@ -28,7 +28,7 @@ from quantpress.files import digest, make_folder
 from quantpress.gguf import Metadata, Value, read
 from quantpress.imatrix import imatrix
 from quantpress.imatrix import read as read_imatrix
-from quantpress.inputs import Base, Text, base_of, check_text, text_of
+from quantpress.inputs import Base, Text, base_of, check_text, name_of, text_of
 from quantpress.ledger import Ledger
 from quantpress.metadata import ImatrixInfo
 from quantpress.names import model_name, part_files, variant_file
@@ -157,7 +157,7 @@ def release(
     _check(settings, bool(calibration or evaluation))
     machine = {"threads": threads, "gpu_layers": gpu_layers, "progress": progress}
     found = _source(source, remote)
-    with _folder(Path(os.path.abspath(out)), model_name(found.name)) as folder:
+    with _folder(Path(os.path.abspath(out)), name_of(found)) as folder:
         run = _Run(settings, machine, Ledger(folder / "release.json"))
         given = {"calibration": calibration, "evaluation": evaluation}
         return _release(run, found, given, base_model or (str(source).partition("@")[0] if remote else None))

@@ -13,7 +13,8 @@ import pytest
 
 from quantpress.convert import convert
 from quantpress.errors import CheckpointError, OutputError, PlanError, QuantpressError
-from tests.checkpoints import TINY, edit_json, gemma3_tensors, tiny, write_safetensors
+from quantpress.progress import Progress
+from tests.checkpoints import TINY, edit_json, gemma3_tensors, tiny, write_json, write_safetensors
 
 Refuses = Callable[..., None]
 
@@ -222,7 +223,8 @@ def test_tokenizer_files(folder: Path, refuses: Refuses, file: str, fields: dict
 
 
 def test_post_processor_begins_with_another_token(folder: Path, refuses: Refuses) -> None:
-    edit_json(folder / "tokenizer_config.json", bos_token="<eos>")  # noqa: S106 - not that kind of token
+    """Where no setting decides about BOS instead."""
+    edit_json(folder / "tokenizer_config.json", bos_token="<eos>", add_bos_token=None)  # noqa: S106 - not that kind
     refuses("tokenizer.json: post_processor.single", "<eos> at the start", "found '<bos>'")
 
 
@@ -231,10 +233,67 @@ def test_added_token_without_a_number(folder: Path, refuses: Refuses) -> None:
     refuses("added_tokens.json: <x>", "a whole number")
 
 
-@pytest.mark.parametrize("card", [b"---\nlicense: [\n---\n", b"---\nlicense: {a: 1}\n---\n", b"---\n\xff\n---\n"])
-def test_malformed_model_card(folder: Path, refuses: Refuses, card: bytes) -> None:
-    (folder / "README.md").write_bytes(card)
-    refuses("README.md")
+class Noting(Progress):
+    """Keeps what it is told."""
+
+    said = ""
+
+    def note(self, text: str) -> None:
+        self.said += text
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        (b"license: [", "line 3: "),
+        (b"license: mit\ntitle: a: b", "line 3: mapping values are not allowed here"),
+        (b"license: {a: 1}", "general.license: expected a text, found {'a': '1'}"),
+        (b"tags:\n- a: b", "general.tags: expected a text, found {'a': 'b'}"),
+        (b'name: "\\ud800"', "general.name"),
+        (b"{{ card }}: 1", "line 2: found unhashable key"),
+        (b"[" * 10_000, "recursion"),
+        (b"\xff", "UTF-8"),
+    ],
+)
+def test_malformed_model_card(folder: Path, tmp_path: Path, card: bytes, reason: str) -> None:
+    """It is left out, and that is said."""
+    (folder / "README.md").unlink(missing_ok=True)
+    plain = convert(folder, tmp_path / "plain.gguf").read_bytes()
+    (folder / "README.md").write_bytes(b"---\n" + card + b"\n---\n")
+    progress = Noting()
+    assert convert(folder, tmp_path / "model.gguf", progress=progress).read_bytes() == plain
+    assert progress.said.startswith("README.md: the model card cannot be used")
+    assert reason in progress.said
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("top_k", 50.5),
+        ("top_k", "50"),
+        ("top_k", True),
+        ("top_k", 1 << 31),
+        ("temperature", "hot"),
+        ("temperature", float("nan")),
+        ("top_p", 1e39),
+        ("penalty_repeat", [1.0]),
+        ("sequence", 5),
+    ],
+)
+def test_generation_config(folder: Path, refuses: Refuses, field: str, value: Any) -> None:
+    write_json(folder / "generation_config.json", {field: value})
+    refuses(f"generation_config.json: {field}: expected", repr(value))
+
+
+def test_a_broken_card_hides_no_error(folder: Path, refuses: Refuses) -> None:
+    (folder / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
+    (folder / "generation_config.json").write_text("{", encoding="utf-8")
+    refuses("generation_config.json: file: expected JSON")
+
+
+def test_name_that_is_no_text(folder: Path, refuses: Refuses) -> None:
+    edit_json(folder / "config.json", _name_or_path=5)
+    refuses("config.json: _name_or_path: expected a string")
 
 
 # What is no checkpoint

@@ -168,6 +168,42 @@ def test_left_out_tensors_are_announced(tmp_path: Path) -> None:
     assert "2 tensors are left out" in progress.said
 
 
+def card_of(folder: Path, card: str, out: Path) -> dict[str, object]:
+    """The keys of a checkpoint with this model card."""
+    (folder / "README.md").write_text(f"---\n{card}\n---\n# A card\n", encoding="utf-8")
+    with read(convert(folder, out)) as model:
+        return {key: value.value for key, value in model.metadata.items()}
+
+
+@pytest.mark.parametrize(
+    ("card", "key", "expected"),
+    [
+        ("language: [en, no]", "languages", ["en", "no"]),
+        ("language:\n- no\n-\n- yo\n", "languages", ["no", "yo"]),
+        ("language: no", "languages", ["no"]),
+        ("tags: [chat, 2024, 1.0, off, 2024-01-01, null, ~]", "tags", ["chat", "2024", "1.0", "off", "2024-01-01"]),
+        ("tags:\n\t- a\n\t- b", "tags", ["a", "b"]),
+        ("version: 1.10", "version", "1.10"),
+        ("version: 2024-01-01", "version", "2024-01-01"),
+        ("license: [mit, null, 5]", "license", "mit,5"),
+        ("description: null", "description", None),
+        ("description: |\n  A model", "description", "A model\n"),
+        ("- language", "languages", None),
+    ],
+)
+def test_card_is_taken_as_it_is_spelled(card: str, key: str, expected: object, tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model")
+    assert card_of(folder, card, tmp_path / "out.gguf").get(f"general.{key}") == expected
+
+
+def test_whole_floats_are_whole_numbers(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "model")
+    write_json(folder / "generation_config.json", {"top_k": 50.0, "temperature": 1, "top_p": None, "mirostat": 0})
+    with read(convert(folder, tmp_path / "out.gguf")) as model:
+        found = {key: value.value for key, value in model.metadata.items() if ".sampling." in key}
+    assert found == {"general.sampling.top_k": 50, "general.sampling.temp": 1.0, "general.sampling.mirostat": 0}
+
+
 def test_folder_names_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny(tmp_path / "some-model-2B-chat")
     (folder / "README.md").unlink(missing_ok=True)

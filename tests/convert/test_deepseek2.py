@@ -12,7 +12,7 @@ from quantpress.convert import convert
 from quantpress.engine import Engine
 from quantpress.gguf import GGUF, read
 from tests.checkpoints import stored, weights
-from tests.convert.edits import Raw, edit_config, join_experts, raw, refuses, rename, replace
+from tests.convert.edits import Raw, edit_config, join_experts, raw, refuses, rename, replace, tensors
 from tests.convert.oracle import data_hash
 from tests.convert.test_architectures import checkpoint
 
@@ -60,6 +60,7 @@ def test_text_half(folder: Path, tmp_path: Path) -> None:
 
 def test_tied_output_is_left_out(folder: Path, tmp_path: Path) -> None:
     edit_config(folder, tie_word_embeddings=True)
+    replace(folder, {"lm_head.weight": tensors(folder)["model.embed_tokens.weight"]})
     assert "output.weight" not in converted(folder, tmp_path / "out.gguf")[1]
 
 
@@ -82,6 +83,15 @@ def test_fewer_layers(folder: Path) -> None:
     """Only layers that predict further tokens are left out, not those that config.json does not count."""
     edit_config(folder, num_hidden_layers=1)
     refuses(folder, f"more: {LAYER}.", "num_hidden_layers = 1")
+
+
+def test_groups_of_v2(tmp_path: Path) -> None:
+    """As DeepSeek-V2, V2.5 and Coder-V2 have them."""
+    folder = checkpoint("deepseek-v2-lite", tmp_path)
+    edit_config(folder, n_group=2, topk_group=1, topk_method="group_limited_greedy")
+    keys, _ = converted(folder, tmp_path / "out.gguf")
+    assert keys["deepseek2.expert_group_count"].value == 2
+    assert keys["deepseek2.expert_group_used_count"].value == 1
 
 
 def test_missing_expert(folder: Path) -> None:
@@ -114,7 +124,8 @@ def test_wrong_shape(folder: Path) -> None:
         ("deepseek-v3", {"n_group": 3}, ("n_group", "8 experts", "3")),
         ("deepseek-v3", {"topk_group": 4}, ("topk_group", "fewer than the 4 groups")),
         ("deepseek-v3", {"moe_layer_freq": 2}, ("moe_layer_freq",)),
-        ("deepseek-v2-lite", {"n_group": 2}, ("n_group", "2")),
+        ("deepseek-v2-lite", {"n_group": 2, "topk_method": "greedy"}, ("n_group", "'greedy'", "2")),
+        ("deepseek-v2-lite", {"n_group": 2, "topk_method": "group_limited_greedy", "topk_group": 2}, ("topk_group",)),
         ("deepseek-v2-lite", {"norm_topk_prob": True}, ("norm_topk_prob",)),
         ("deepseek-v2-lite", {"topk_method": "noaux_tc"}, ("topk_method", "'greedy'")),
     ],

@@ -56,13 +56,20 @@ def test_gemma2_of_another_pattern_and_rope(gemma2: Path) -> None:
     assert (found["rope.scaling.type"], found["rope.scaling.factor"], found["rope.freq_base"]) == ("linear", 4, 5000)
 
 
+def test_gemma2_scale_of_early_files(gemma2: Path, tmp_path: Path) -> None:
+    """hidden_size / num_attention_heads, which Google corrected."""
+    expected = content(gemma2, tmp_path / "new.gguf")
+    edit_config(gemma2, query_pre_attn_scalar=12)
+    assert content(gemma2, tmp_path / "old.gguf") == expected
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("attn_logit_softcapping", None),
         ("final_logit_softcapping", None),
         ("sliding_window", None),
-        ("query_pre_attn_scalar", 12),
+        ("query_pre_attn_scalar", 13),
         ("hidden_activation", "silu"),
         ("use_bidirectional_attention", True),
         ("attention_bias", True),

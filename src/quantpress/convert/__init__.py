@@ -15,7 +15,7 @@ import gguf
 
 from quantpress import checkpoint as checkpoints
 from quantpress.codec import encode_rows
-from quantpress.convert.architecture import Architecture, Rule
+from quantpress.convert.architecture import Architecture, Rule, Sources
 from quantpress.convert.architectures import ARCHITECTURES, recognise, recognise_projector
 from quantpress.convert.assign import assign, rule_of
 from quantpress.convert.general import general
@@ -66,8 +66,9 @@ def convert(
         mmproj: write the half that sees, which llama.cpp loads from a file of its own, named `mmproj-….gguf`; the text
             half otherwise.
         remote: `checkpoint` is a repository on the Hugging Face Hub, `org/name` or `org/name@revision`; its files come
-            through the Hub's cache, the weights only when all else has been looked at.
-        progress: told of the weights that are done.
+            through the Hub's cache, the weights only when all else has been looked at (but for the shards with the
+            biases of Command R7B and A, which have to be zero).
+        progress: told of the weights that are done, and of what was left out.
 
     Raises CheckpointError for a checkpoint that cannot be converted (unknown, malformed, NaN or Inf in a weight, or
     one that overflows `type`), PlanError for another type or too small a `split_bytes`, OutputError and DiskFullError;
@@ -76,14 +77,22 @@ def convert(
     if type.upper() not in _FILE_TYPES:
         raise PlanError(None, "type", expected=" or ".join(_FILE_TYPES), found=type)
     wanted = TYPES[type.upper()]
-    folder = _opened(checkpoint, remote, progress)
+    with closing(_opened(checkpoint, remote, progress)) as folder:
+        metadata, specs, sources = _prepared(folder, wanted, ignore, mmproj, progress)
+        return _write(_writer(Path(out), metadata, specs, split_bytes), specs, sources, progress, folder.close)
+
+
+def _prepared(
+    folder: checkpoints.Checkpoint, wanted: TensorType, ignore: Sequence[str], mmproj: bool, progress: Progress
+) -> tuple[Metadata, list[TensorSpec], Sources]:
+    """The keys of the output, its tensors, and where their rows come from: all that can be checked before writing."""
     architecture, config = recognise_projector(folder) if mmproj else recognise(folder)
     keys = architecture.metadata(config)  # before the tensors: what config.json says explains what they lack
     sources, left_out = assign(folder.tensors, architecture, config, ignore)
     if left_out:
         progress.note(f"{len(left_out)} tensors are left out: ignored, of another half of the model, or computed anew")
     shapes = {name: one.shape for name, one in sources.items()}
-    metadata = general(folder, gguf.MODEL_ARCH_NAMES[architecture.gguf], shapes, mmproj=mmproj)
+    metadata = general(folder, gguf.MODEL_ARCH_NAMES[architecture.gguf], shapes, mmproj=mmproj, progress=progress)
     metadata |= keys | architecture.beside(folder, config)
     metadata["general.file_type"] = Value.u32(_file_type(sources, wanted))
     metadata["general.quantization_version"] = Value.u32(QUANTIZATION_VERSION)
@@ -91,7 +100,7 @@ def convert(
         metadata |= architecture.vocabulary(folder, config.integer("vocab_size"))
     types = {name: _stored_type(name, one, wanted, rule_of(name, architecture)) for name, one in sources.items()}
     specs = [TensorSpec(name, shape[::-1], types[name]) for name, shape in shapes.items()]
-    return _write(_writer(Path(out), metadata, specs, split_bytes), specs, sources, progress, folder.close)
+    return metadata, specs, sources
 
 
 def _opened(checkpoint: str | Path, remote: bool, progress: Progress) -> checkpoints.Checkpoint:

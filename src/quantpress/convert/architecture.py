@@ -2,7 +2,7 @@
 
 The checkpoint's tensors go through the family's steps, which join, cut and rename them. Each then finds its GGUF name
 through the `gguf` package's table, the name finds its `Rule`, and the rule says which shape it must have and how it is
-made. A new family is a new value in `architectures.py`; no code asks which one it has.
+made. A family is a value in a module of `families`, which `architectures.py` lists; no code asks which one it has.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Architecture:
         vocabulary: the keys of the tokenizer, for a vocabulary of that many tokens.
         beside: the keys that come from other files beside config.json.
         defaults: what `transformers` assumes where config.json is silent.
-        derived: the same where it is computed from other fields.
+        derived: the same where it is computed from other fields, and for null too.
         steps: what is done to the tensors, under the checkpoint's names, before they are renamed.
         computed: tensors that the checkpoint does not have, by GGUF name, float32.
         ignored: regular expression of the names of tensors that are left out.

@@ -16,7 +16,7 @@ from quantpress.convert.families.gemma4 import GEMMA4, GEMMA4_UNIFIED
 from quantpress.convert.families.gemma4_vision import GEMMA4_VISION
 from quantpress.convert.families.gpt_oss import GPT_OSS
 from quantpress.convert.families.granite import GRANITE, GRANITE_4, GRANITE_MOE
-from quantpress.convert.families.llama import LLAMA, MIXTRAL
+from quantpress.convert.families.llama import LLAMA, MISTRAL, MIXTRAL
 from quantpress.convert.families.mistral3 import MISTRAL3
 from quantpress.convert.families.olmo2 import OLMO2, OLMO3
 from quantpress.convert.families.phi3 import PHI3
@@ -40,6 +40,7 @@ _ALL = (
     GRANITE_4,
     GRANITE_MOE,
     LLAMA,
+    MISTRAL,
     MISTRAL3,
     MIXTRAL,
     NOMIC_BERT,
@@ -80,8 +81,12 @@ def recognise(checkpoint: Checkpoint) -> tuple[Architecture, Section]:
         raise config.error("architectures", f"one of {', '.join(ARCHITECTURES)}", names[0] if names else None, hint)
     architecture = ARCHITECTURES[names[0]]
     given = Section(config.path, {**text.values, **config.merged(text.values).values})
+    # either half may say so; and an embedding model, which has no use for an output, may say that it has one
+    if config.get("tie_word_embeddings") or (checkpoint.text("modules.json") is not None):
+        given = given.merged({"tie_word_embeddings": True})
     _check_weights(given.section("quantization_config"))
-    # null in place of a default means none: no soft cap, no sliding window
+    # As in transformers, a default is for a field that is absent, where null means none (no soft cap, no sliding
+    # window); what is derived is for null too. What may not be none, the family's metadata refuses.
     whole = Section(config.path, {**architecture.defaults, **given.values})
     if whole.get(architecture.layers) is not None:
         _check_layers(whole, architecture.layers, len(checkpoint.tensors))

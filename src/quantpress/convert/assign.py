@@ -12,7 +12,7 @@ from quantpress.checkpoint import Section
 from quantpress.convert.architecture import Architecture, Rule, Sources
 from quantpress.convert.fp8 import dequantized
 from quantpress.convert.sources import Source, computed
-from quantpress.convert.steps import rekeyed
+from quantpress.convert.steps import rekeyed, without_copy
 from quantpress.errors import CheckpointError, PlanError
 from quantpress.safetensors import StoredTensor
 
@@ -37,7 +37,7 @@ def assign(
     # a model with an image half keeps its text half under this name
     kept = {name: tensor for name, tensor in tensors.items() if name not in left_out}
     made = dequantized(rekeyed(kept, lambda name: name.replace("language_model.", "")), config)
-    for step in architecture.steps:
+    for step in (without_copy, *architecture.steps):
         made = step(made, config)
     named, unclaimed = _named(made, architecture, layers)
     found = {name: _transformed(name, source, architecture, config) for name, source in named.items()}

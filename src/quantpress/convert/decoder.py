@@ -13,7 +13,7 @@ from types import MappingProxyType
 from quantpress.checkpoint import Section
 from quantpress.convert.architecture import Rule, Sizes, When
 from quantpress.convert.sources import Source, rows
-from quantpress.gguf import Metadata, Value
+from quantpress.gguf import Metadata, Value, ValueType
 
 __all__ = [
     "ATTENTION",
@@ -21,19 +21,22 @@ __all__ = [
     "EMBEDDING",
     "EXPERTS",
     "FEED_FORWARD",
+    "FEED_FORWARD_MATRICES",
+    "FEED_FORWARD_NORM",
     "SHARED_EXPERTS",
     "decoder_keys",
     "decoder_sizes",
-    "dense",
     "derived_heads",
     "expert_count",
     "has",
     "head_size",
     "in_layers",
-    "mixed",
     "only",
     "only_vocabulary",
+    "sliding_layers",
+    "sliding_window_keys",
     "taken_for_granted",
+    "tied",
     "with_bias",
 ]
 
@@ -41,18 +44,6 @@ __all__ = [
 def only_vocabulary(source: Source, sizes: Sizes) -> Source:
     """The rows that have a token; checkpoints pad the embedding to a round number of rows."""
     return rows(source, 0, (min(source.shape[0], sizes["vocabulary"]), *source.shape[1:]))
-
-
-def dense(config: Section, layer: int) -> bool:
-    """In layers of a model without experts."""
-    del layer
-    return expert_count(config) == 0
-
-
-def mixed(config: Section, layer: int) -> bool:
-    """In layers of a model with experts."""
-    del layer
-    return expert_count(config) > 0
 
 
 def has(field: str) -> When:
@@ -82,10 +73,15 @@ def with_bias(name: str, *shape: str) -> dict[str, Rule]:
     return {f"{name}.weight": Rule(shape), f"{name}.bias": Rule(shape[:1])}
 
 
+tied = has("tie_word_embeddings")
+"""Where the embedding is the output too: only then may a checkpoint do without a matrix of the output."""
+
+_ATTENDING = ("full_attention", "sliding_attention")
+
 EMBEDDING = MappingProxyType(
     {
         "token_embd.weight": Rule(("vocabulary", "hidden"), (only_vocabulary,)),
-        "output.weight": Rule(("vocabulary", "hidden"), (only_vocabulary,), required=False),
+        "output.weight": Rule(("vocabulary", "hidden"), (only_vocabulary,), optional=tied),
         "output_norm.weight": Rule(("hidden",)),
     }
 )
@@ -112,16 +108,19 @@ ATTENTION_BIASES = MappingProxyType(
     )
 )
 
-FEED_FORWARD = MappingProxyType(
+FEED_FORWARD_NORM = MappingProxyType(in_layers({"ffn_norm.weight": Rule(("hidden",))}))
+
+FEED_FORWARD_MATRICES = MappingProxyType(
     in_layers(
         {
-            "ffn_norm.weight": Rule(("hidden",)),
             "ffn_gate.weight": Rule(("feed-forward", "hidden")),
             "ffn_up.weight": Rule(("feed-forward", "hidden")),
             "ffn_down.weight": Rule(("hidden", "feed-forward")),
         }
     )
 )
+
+FEED_FORWARD = MappingProxyType(FEED_FORWARD_NORM | FEED_FORWARD_MATRICES)
 
 EXPERTS = MappingProxyType(
     in_layers(
@@ -185,6 +184,33 @@ def expert_count(config: Section) -> int:
     return config.integer(given[0]) if given else 0
 
 
+def sliding_layers(config: Section, pattern: int) -> list[bool]:
+    """Whether each layer slides: from `layer_types`, or all but each `pattern`-th, as older configurations say it.
+
+    Raises CheckpointError for other kinds, or another number of them.
+    """
+    layers, kinds = config.integer("num_hidden_layers"), config.items("layer_types")
+    if not kinds:
+        pattern = config.integer("sliding_window_pattern", config.get("_sliding_window_pattern", pattern))
+        return [bool((layer + 1) % pattern) for layer in range(layers)]
+    if len(kinds) != layers or any(kind not in _ATTENDING for kind in kinds):
+        raise config.error("layer_types", f"{layers} of sliding_attention or full_attention", kinds)
+    return [kind == "sliding_attention" for kind in kinds]
+
+
+def sliding_window_keys(config: Section, name: str, pattern: int) -> Metadata:
+    """`<name>.attention.sliding_window` and, unless all but each `pattern`-th layer slide, which do.
+
+    llama.cpp knows that pattern by itself; another one it reads, though its own converter never writes it for Gemma 2
+    and 3 and Cohere 2.
+    """
+    sliding = sliding_layers(config, pattern)
+    found = {f"{name}.attention.sliding_window": Value.u32(config.integer("sliding_window"))}
+    if sliding != [bool((layer + 1) % pattern) for layer in range(len(sliding))]:
+        found[f"{name}.attention.sliding_window_pattern"] = Value.array(ValueType.BOOL, sliding)
+    return found
+
+
 _COUNTS = (  # key, and the fields it is taken from: the first that is there
     ("block_count", ("num_hidden_layers",)),
     ("context_length", ("max_position_embeddings", "n_positions")),
@@ -199,6 +225,7 @@ _COUNTS = (  # key, and the fields it is taken from: the first that is there
     ("attention.key_length", ("head_dim",)),
     ("attention.value_length", ("head_dim",)),
 )
+_NEEDED = ("block_count", "context_length", "embedding_length", "attention.head_count")
 _NUMBERS = (
     ("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "norm_eps")),
     ("attention.layer_norm_epsilon", ("layer_norm_eps", "layer_norm_epsilon")),
@@ -206,12 +233,18 @@ _NUMBERS = (
 
 
 def decoder_keys(config: Section, name: str) -> Metadata:
-    """`<name>.*` of the sizes; rope.py has the keys of the positions."""
+    """`<name>.*` of the sizes; rope.py has the keys of the positions.
+
+    Raises CheckpointError where there is no value for a key that llama.cpp needs.
+    """
     found: Metadata = {}
     for key, fields in _COUNTS:
-        if given := [field for field in fields if config.get(field) is not None]:
-            found[f"{name}.{key}"] = Value.u32(config.integer(given[0], least=0))
+        given = [field for field in fields if config.get(field) is not None]
+        if given or key in _NEEDED:
+            found[f"{name}.{key}"] = Value.u32(config.integer((given or fields)[0], least=int(key in _NEEDED)))
     for key, fields in _NUMBERS:
         if given := [field for field in fields if config.get(field) is not None]:
             found[f"{name}.{key}"] = Value.f32(config.number(given[0]))
+    if not any(f"{name}.{key}" in found for key, _ in _NUMBERS):
+        raise config.error("rms_norm_eps or layer_norm_eps", "a positive number", None)
     return found

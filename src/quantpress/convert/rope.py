@@ -25,15 +25,25 @@ def rope(config: Section, known: Collection[str], kind: str = _KINDS[0]) -> Sect
 
     Raises CheckpointError for a `rope_type` that is not among the known.
     """
-    parameters = config.section("rope_parameters")
-    found = parameters.section(kind) if parameters.values.keys() & set(_KINDS) else parameters
-    if kind == _KINDS[0]:
-        found = found.merged(config.section("rope_scaling").values)
-    type_ = found.get("rope_type", found.get("type", "default"))
+    found = _parameters(config, kind)
+    field = "type" if found.get("rope_type") is None and found.get("type") is not None else "rope_type"
+    type_ = found.get(field, "default")
     if type_ not in known:
-        raise found.error("rope_type", " or ".join(known), type_)
-    theta = "rope_theta" if kind == _KINDS[0] else "rope_local_base_freq"
-    return found.merged({"rope_type": type_, "rope_theta": found.get("rope_theta", config.get(theta))})
+        hint = "It changes nothing up to max_position_embeddings: for texts of that length put 'default' in its place"
+        raise found.error(field, " or ".join(known), type_, hint if type_ == "dynamic" else None)
+    theta, beside = found.get("rope_theta"), "rope_theta" if kind == _KINDS[0] else "rope_local_base_freq"
+    if theta is None and config.get(beside) is not None:
+        theta = config.number(beside)
+    return found.merged({"rope_type": type_, "rope_theta": theta})
+
+
+def _parameters(config: Section, kind: str) -> Section:
+    """The object of one kind of layer, with the name under which the file has it."""
+    parameters, scaling = config.section("rope_parameters"), config.section("rope_scaling")
+    found = parameters.section(kind) if parameters.values.keys() & set(_KINDS) else parameters
+    if kind != _KINDS[0]:
+        return found
+    return found.merged(scaling.values) if found.values or not scaling.values else scaling
 
 
 def rope_keys(config: Section, name: str, known: Collection[str] = ("default", "linear", "yarn", "llama3")) -> Metadata:
@@ -71,10 +81,11 @@ def check_yarn(config: Section, *, betas: bool = False, all_dim: float = 0.0) ->
     """Raise CheckpointError for a yarn that llama.cpp computes otherwise than transformers; other types pass.
 
     `betas`: whether the graph reads beta_fast and beta_slow; `all_dim`: its yarn_log_mul. The factor of attention is
-    one that llama.cpp computes itself, whatever the file says.
+    one that llama.cpp computes itself, whatever the file says. transformers reads `attention_factor` alone; the
+    `attn_factor` of some files, as of DeepSeek-R1-0528-Qwen3-8B, counts for neither.
     """
-    found = rope(config, ("default", "linear", "yarn", "llama3", "longrope"))
-    if found.get("rope_type") != "yarn":
+    found = _parameters(config, _KINDS[0])
+    if found.get("rope_type", found.get("type")) != "yarn":
         return
     for key, expected in {} if betas else {"beta_fast": 32, "beta_slow": 1}.items():
         if found.get(key, expected) != expected:
@@ -84,7 +95,7 @@ def check_yarn(config: Section, *, betas: bool = False, all_dim: float = 0.0) ->
     factor = found.number("factor")
     above, below = (found.get(key) and found.number(key) for key in ("mscale", "mscale_all_dim"))
     default = _magnitude(factor, above) / _magnitude(factor, below) if above and below else _magnitude(factor, 1)
-    wanted = found.number("attention_factor", found.get("attn_factor", default))
+    wanted = found.number("attention_factor", default)
     computed = _magnitude(factor, 1) / _magnitude(factor, all_dim)
     if not math.isclose(wanted, computed, rel_tol=1e-6):
         raise found.error("attention_factor", f"{computed:g}, as llama.cpp computes it", wanted)
@@ -112,7 +123,7 @@ def llama3_factors(config: Section, size: int) -> Floats | None:
     Wavelengths beyond the old context are stretched by `factor`, short ones kept, those between are blended. From the
     description of the method in transformers' documentation of `rope_type` "llama3".
     """
-    found = config.section("rope_parameters").merged(config.section("rope_scaling").values)
+    found = _parameters(config, _KINDS[0])
     if found.get("rope_type", found.get("type")) != "llama3":
         return None
     factor, context = found.number("factor", 8.0), found.integer("original_max_position_embeddings", 8192)

@@ -16,7 +16,7 @@ from quantpress.convert.sources import Source, joined, rows
 from quantpress.errors import CheckpointError
 from quantpress.safetensors import StoredTensor
 
-__all__ = ["cut", "experts", "rekeyed", "renamed", "trunk", "united"]
+__all__ = ["FUSED_EXPERTS", "cut", "experts", "rekeyed", "renamed", "trunk", "united", "without_copy"]
 
 T = TypeVar("T", Source, StoredTensor)
 
@@ -143,19 +143,46 @@ def _below(name: str, group: Mapping[str, Source], parts: Sequence[str]) -> Sour
     return joined(pieces, name, (*outer, len(parts) * height, width))
 
 
+FUSED_EXPERTS = (
+    experts(),
+    renamed(r"(.+\.experts\.(?:gate_up|down)_proj)$", r"\1.weight"),
+    cut(r"(.+\.experts)\.gate_up_proj\.weight", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+)
+"""Experts one by one, or as transformers 5 has them in memory: all in one tensor, gate above up."""
+
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d{1,9})\..+")
 _FURTHER = re.compile(r"(?:model\.)?layers\.(\d{1,9})\.enorm\.weight")  # of a layer that predicts further tokens
+_EMBEDDING = re.compile(r"(?:model\.)?embed_tokens\.weight")
 _OUTPUT = re.compile(r"(?:model\.)?lm_head\.weight")
 
 
+def without_copy(sources: Sources, config: Section) -> Sources:
+    """Without the output where `tie_word_embeddings` says that it is the embedding once more, and it is.
+
+    One that differs stays, as transformers 5 keeps both apart then. llama.cpp's converter writes either, for most
+    architectures; without the copy the file is smaller, and llama.cpp computes the same.
+    """
+    outputs = [name for name in sources if _OUTPUT.fullmatch(name)]
+    embedding = next((source for name, source in sources.items() if _EMBEDDING.fullmatch(name)), None)
+    if not config.get("tie_word_embeddings") or not outputs or embedding is None:
+        return sources
+    same = {name for name in outputs if _equal(sources[name], embedding)}
+    return {name: source for name, source in sources.items() if name not in same}
+
+
+def _equal(one: Source, other: Source) -> bool:
+    if one.shape != other.shape or one.type != other.type:
+        return False
+    return all((one.read(*cut) == other.read(*cut)).all() for cut in one.cuts())
+
+
 def trunk(sources: Sources, config: Section) -> Sources:
-    """Without layers for the prediction of further tokens (MTP), and the output where it is the embedding once more."""
+    """Without layers for the prediction of further tokens (MTP)."""
     layers = config.integer("num_hidden_layers")
     further = {match[1] for name in sources if (match := _FURTHER.fullmatch(name)) and int(match[1]) >= layers}
-    tied = bool(config.get("tie_word_embeddings"))
 
     def wanted(name: str) -> bool:
         layer = _LAYER.fullmatch(name)
-        return not (layer and layer[1] in further) and not (tied and _OUTPUT.fullmatch(name))
+        return not (layer and layer[1] in further)
 
     return {name: source for name, source in sources.items() if wanted(name)}

@@ -85,6 +85,62 @@ def test_template_that_begins_with_another_token(tmp_path: Path) -> None:
         keys(tmp_path, template("<s>", None), settings={"bos_token": "</s>"})
 
 
+def test_template_that_begins_with_cls(tmp_path: Path) -> None:
+    """CLS then is what llama.cpp is to put before a text, whatever BOS is."""
+    settings = {"cls_token": "<cls>", "bos_token": "<s>", "sep_token": "<sep>"}
+    found = keys(tmp_path, template("<cls>", "<sep>", ("<sep>",)), settings=settings)
+    assert (found["bos_token_id"], found["eos_token_id"]) == (3, 2)
+    assert (found["add_bos_token"], found["add_eos_token"]) == (True, True)
+
+
+def test_template_with_two_tokens_at_the_end(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"single: expected one token at the end.*found '<end> </s>'"):
+        keys(tmp_path, ends_with_two(), settings={"tokenizer_class": "CohereTokenizer", "bos_token": "<s>"})
+
+
+def ends_with_two() -> dict[str, Any]:
+    """Command-R's: BOS, the text, the end of a turn, EOS."""
+    processor = template("<s>", "</s>")
+    processor["single"].insert(2, {"SpecialToken": {"id": "<end>", "type_id": 0}})
+    return processor
+
+
+# The classes that make the post-processor anew from the flags; llama.cpp's converter does not know of them
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_class", "processor", "settings", "expected"),
+    [
+        ("LlamaTokenizerFast", byte_level(), {"add_bos_token": True}, {"bos": True, "eos": False}),  # DeepSeek V3
+        ("LlamaTokenizerFast", byte_level(), {}, {"bos": False, "eos": False}),
+        ("PreTrainedTokenizerFast", byte_level(), {"add_bos_token": True}, {"bos": False, "eos": False}),
+        ("LlamaTokenizer", template("<s>", None), {"add_bos_token": False}, {"bos": False}),
+        ("GemmaTokenizer", template("<s>", None), {"add_eos_token": True}, {"bos": True, "eos": True}),
+        ("PreTrainedTokenizerFast", template("<s>", None), {"add_bos_token": False}, {"bos": True}),  # Llama 3
+        ("LlamaTokenizerFast", byte_level(), {"add_bos_token": "yes"}, {"bos": False, "eos": False}),
+    ],
+)
+def test_flags_by_class(
+    tokenizer_class: str, processor: Any, settings: dict[str, Any], expected: dict[str, bool], tmp_path: Path
+) -> None:
+    found = keys(tmp_path, processor, settings={**NAMES, "tokenizer_class": tokenizer_class, **settings})
+    assert {key: value for key, value in found.items() if key.startswith("add_")} == {
+        f"add_{kind}_token": value for kind, value in expected.items()
+    }
+
+
+def test_command_r(tmp_path: Path) -> None:
+    """EOS is the end of a turn, and nothing is added after a text, though the template adds that and another token."""
+    settings = {"tokenizer_class": "CohereTokenizer", "bos_token": "<s>", "eos_token": "<end>"}
+    settings |= {"add_bos_token": True, "add_eos_token": False}
+    assert keys(tmp_path, ends_with_two(), settings=settings) == {
+        "bos_token_id": 0,
+        "eos_token_id": 4,
+        "add_bos_token": True,
+        "add_eos_token": False,
+    }
+
+
 def test_templates_that_end_with_many_tokens(tmp_path: Path) -> None:
     steps = [template(None, text) for text in ("</s>", "<sep>", "<cls>")]
     with pytest.raises(CheckpointError, match=r"processors\.single: expected <sep> at the end, found '<cls>'"):
@@ -131,12 +187,13 @@ def test_template_files(others: bool, tmp_path: Path) -> None:
         (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tools", encoding="utf-8")
         expected |= {"chat_template.tool_use": "tools", "chat_templates": ["tool_use"]}
     assert keys(tmp_path) == expected
-    assert keys(tmp_path, settings={"chat_template": "settings first"}) == {"chat_template": "settings first"}
+    assert keys(tmp_path, settings={"chat_template": "of an older version"}) == expected
 
 
 def test_template_in_json(tmp_path: Path) -> None:
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "of the processor"}), encoding="utf-8")
     assert keys(tmp_path) == {"chat_template": "of the processor"}
+    assert keys(tmp_path, settings={"chat_template": "of the tokenizer"}) == {"chat_template": "of the tokenizer"}
 
 
 @pytest.mark.parametrize("wrong", [5, [5], [{"name": "default"}], [{"template": "x"}], "\ud800"])

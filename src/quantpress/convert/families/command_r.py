@@ -2,8 +2,7 @@
 
 The output is the embedding, its logits are scaled. In R+ queries and keys have a norm for each head, which llama.cpp
 expects in models of 64 layers or more and in no others. In Cohere 2 three layers in four attend to a sliding window,
-and only those have positions; llama.cpp knows that pattern by itself; for another one we write
-`attention.sliding_window_pattern`, which it reads, though its own converter never writes it for this architecture.
+and only those have positions.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ from quantpress.convert.architecture import Architecture, Rule, Sources
 from quantpress.convert.decoder import (
     ATTENTION,
     EMBEDDING,
-    FEED_FORWARD,
+    FEED_FORWARD_MATRICES,
     decoder_keys,
     decoder_sizes,
     has,
     in_layers,
     only,
+    sliding_window_keys,
     taken_for_granted,
 )
 from quantpress.convert.rope import rope_keys
 from quantpress.convert.vocabulary import automatic
 from quantpress.errors import CheckpointError
-from quantpress.gguf import Metadata, Value, ValueType
+from quantpress.gguf import Metadata, Value
 
 __all__ = ["COHERE2", "COMMAND_R"]
 
 _NORMED = 64  # layers, from which on llama.cpp expects norms of queries and keys
 _PATTERN = 4
-_KINDS = ("sliding_attention", "full_attention")
 
 _HEAD_NORMS = in_layers(
     {
@@ -43,8 +42,8 @@ _HEAD_NORMS = in_layers(
         "attn_k_norm.weight": Rule(("groups", "head")),
     }
 )
-_ABSENT = {"output.weight", *in_layers({"ffn_norm.weight": Rule(())})}
-_RULES = {name: rule for name, rule in (EMBEDDING | ATTENTION | FEED_FORWARD).items() if name not in _ABSENT}
+_EMBEDDING = {name: rule for name, rule in EMBEDDING.items() if name != "output.weight"}
+_RULES = _EMBEDDING | ATTENTION | FEED_FORWARD_MATRICES
 
 
 def _common(config: Section, name: str) -> Metadata:
@@ -73,25 +72,11 @@ def _sliding_metadata(config: Section) -> Metadata:
     taken_for_granted(config, rotary_pct=1.0)
     head = config.integer("hidden_size") // config.integer("num_attention_heads")
     keys = {
-        "attention.sliding_window": Value.u32(config.integer("sliding_window")),
         "vocab_size": Value.u32(config.integer("vocab_size")),
         "rope.dimension_count": Value.u32(head),
     }
-    sliding = _sliding_layers(config)
-    if sliding != [bool((layer + 1) % _PATTERN) for layer in range(len(sliding))]:
-        keys["attention.sliding_window_pattern"] = Value.array(ValueType.BOOL, sliding)
-    return _common(config, "cohere2") | {f"cohere2.{key}": value for key, value in keys.items()}
-
-
-def _sliding_layers(config: Section) -> list[bool]:
-    """Whether each layer slides: from `layer_types`, or from the pattern of older configurations."""
-    layers, kinds = config.integer("num_hidden_layers"), config.items("layer_types")
-    if not kinds:
-        pattern = config.integer("sliding_window_pattern", _PATTERN)
-        return [bool((layer + 1) % pattern) for layer in range(layers)]
-    if len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
-        raise config.error("layer_types", f"{layers} of {' or '.join(_KINDS)}", kinds)
-    return [kind == "sliding_attention" for kind in kinds]
+    named = {f"cohere2.{key}": value for key, value in keys.items()}
+    return _common(config, "cohere2") | sliding_window_keys(config, "cohere2", _PATTERN) | named
 
 
 def _zero_biases(sources: Sources, config: Section) -> Sources:
@@ -117,11 +102,11 @@ COMMAND_R = Architecture(
             "logit_scale": 0.0625,
             "max_position_embeddings": 8192,
             "layer_norm_eps": 1e-5,
+            "tie_word_embeddings": True,
             "rope_theta": 10_000.0,
         }
     ),
     derived=lambda config: {"num_key_value_heads": config.integer("num_attention_heads")},
-    ignored=r"lm_head\.weight$",  # some files have the embedding twice
 )
 
 COHERE2 = replace(

@@ -3,6 +3,9 @@
 V3 routes to groups of experts, by a sigmoid and a bias. Its layers for the prediction of further tokens (MTP) are left
 out, as llama.cpp's converter does. See latent.py for the attention.
 
+llama.cpp rates a group of experts by its two best, as V3 does; V2, V2.5 and Coder-V2 (not Lite) are trained to rate it
+by the best, so that llama.cpp takes other experts for some tokens. They are used so, and are converted.
+
 transformers norms the latent vectors with an epsilon of 1e-6 whatever `rms_norm_eps` is, llama.cpp with `rms_norm_eps`.
 """
 
@@ -21,7 +24,7 @@ from quantpress.convert.architecture import Architecture, Rule
 from quantpress.convert.decoder import (
     EMBEDDING,
     EXPERTS,
-    FEED_FORWARD,
+    FEED_FORWARD_MATRICES,
     SHARED_EXPERTS,
     decoder_keys,
     decoder_sizes,
@@ -31,7 +34,7 @@ from quantpress.convert.decoder import (
 )
 from quantpress.convert.families.latent import keys_and_values, widths
 from quantpress.convert.rope import rope, rope_keys
-from quantpress.convert.steps import cut, experts, renamed, trunk
+from quantpress.convert.steps import FUSED_EXPERTS, renamed, trunk
 from quantpress.convert.vocabulary import automatic
 from quantpress.gguf import Metadata, Value
 
@@ -82,7 +85,7 @@ _RULES = MappingProxyType(
     | _LAYERS
     | only(_compressed, _QUERIES)
     | only(_direct, in_layers({"attn_q.weight": Rule(("queries", "hidden"))}))
-    | only(_dense, {name: rule for name, rule in FEED_FORWARD.items() if name not in _LAYERS})
+    | only(_dense, FEED_FORWARD_MATRICES)
     | only(_mixed, EXPERTS | SHARED_EXPERTS)
 )
 
@@ -142,7 +145,7 @@ def _scale(config: Section) -> Metadata:
     if found.get("rope_type") == "default":
         return {}
     scale = found.number("mscale_all_dim")
-    for key, expected in (("mscale", scale), ("attention_factor", None), ("attn_factor", None)):
+    for key, expected in (("mscale", scale), ("attention_factor", None)):
         if found.get(key) != expected:
             raise found.error(key, f"{expected!r}, as llama.cpp computes it", found.get(key))
     return {"rope.scaling.yarn_log_multiplier": Value.f32(0.1 * scale)}
@@ -158,6 +161,8 @@ def _check(config: Section, expected: Mapping[str, tuple[object, ...]]) -> None:
         raise config.error("num_experts_per_tok", f"at most {count}", config.get("num_experts_per_tok"))
     if groups > 1 and (count % groups or count < 2 * groups):
         raise config.error("n_group", f"a number that shares {count} experts out, two or more to each group", groups)
+    if groups > 1 and config.get("topk_method") == "greedy":
+        raise config.error("n_group", "1 where topk_method is 'greedy', as llama.cpp computes it", groups)
     if groups > 1 and config.integer("topk_group") >= groups:
         raise config.error("topk_group", f"fewer than the {groups} groups", config.get("topk_group"))
 
@@ -173,16 +178,13 @@ _ALIKE: dict[str, tuple[object, ...]] = {
 _V2 = _ALIKE | {
     "scoring_func": (None, "softmax"),
     "topk_method": (None, "greedy", "group_limited_greedy"),
-    "n_group": (None, 1),  # llama.cpp rates a group by its two best experts, as V3 does; V2 by the best
     "norm_topk_prob": (None, False),  # V2 does not scale what it norms; llama.cpp does both
 }
 _V3 = _ALIKE | {"scoring_func": ("sigmoid",), "topk_method": (None, "noaux_tc")}
 _STEPS = (
     trunk,
     renamed(r"(.+)\.e_score_correction_bias$", r"\1.e_score_correction.bias"),
-    experts(),
-    renamed(r"(.+\.experts\.(?:gate_up|down)_proj)$", r"\1.weight"),
-    cut(r"(.+\.experts)\.gate_up_proj\.weight", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+    *FUSED_EXPERTS,
     keys_and_values,
 )
 
@@ -200,6 +202,7 @@ _DEFAULTS_V2: dict[str, Any] = {
     "n_shared_experts": 2,
     "moe_intermediate_size": 1407,
     "routed_scaling_factor": 1.0,
+    "topk_method": "greedy",
 }
 _DEFAULTS_V3 = _DEFAULTS_V2 | {
     "max_position_embeddings": 4096,
@@ -213,6 +216,7 @@ _DEFAULTS_V3 = _DEFAULTS_V2 | {
     "routed_scaling_factor": 2.5,
     "norm_topk_prob": True,
     "scoring_func": "sigmoid",
+    "topk_method": "noaux_tc",
 }
 
 DEEPSEEK_V2 = Architecture(

@@ -1,8 +1,4 @@
-"""What the Gemmas share: norms stored as the difference from 1, layers that slide, and a fixed attention scale.
-
-llama.cpp knows the pattern of the sliding layers by itself; for another one we write
-`attention.sliding_window_pattern`, which it reads, though its own converter never writes it for Gemma 2 and 3.
-"""
+"""What the Gemmas share: norms stored as the difference from 1, layers that slide, and a fixed attention scale."""
 
 from __future__ import annotations
 
@@ -15,11 +11,9 @@ from quantpress.convert.architecture import Rule, Sizes
 from quantpress.convert.decoder import ATTENTION, EMBEDDING, FEED_FORWARD, in_layers
 from quantpress.convert.sources import Source, mapped
 from quantpress.convert.vocabulary import automatic
-from quantpress.gguf import Metadata, Value, ValueType
+from quantpress.gguf import Metadata, Value
 
-__all__ = ["LAYERS", "norm", "query_scale", "sliding_layers", "sliding_window_keys", "vocabulary"]
-
-_KINDS = ("full_attention", "sliding_attention")
+__all__ = ["LAYERS", "norm", "query_scale", "vocabulary"]
 
 
 def plus_one(source: Source, sizes: Sizes) -> Source:
@@ -48,29 +42,6 @@ LAYERS = MappingProxyType(
     )
 )
 """The rules of Gemma 2, to which Gemma 3 adds norms of queries and keys."""
-
-
-def sliding_layers(config: Section, pattern: int) -> list[bool]:
-    """Whether each layer slides: from `layer_types`, or all but each `pattern`-th, as older configurations say it.
-
-    Raises CheckpointError for other kinds, or another number of them.
-    """
-    layers, kinds = config.integer("num_hidden_layers"), config.items("layer_types")
-    if not kinds:
-        pattern = config.integer("sliding_window_pattern", config.get("_sliding_window_pattern", pattern))
-        return [bool((layer + 1) % pattern) for layer in range(layers)]
-    if len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
-        raise config.error("layer_types", f"{layers} of sliding_attention or full_attention", kinds)
-    return [kind == "sliding_attention" for kind in kinds]
-
-
-def sliding_window_keys(config: Section, name: str, pattern: int) -> Metadata:
-    """`<name>.attention.sliding_window` and, unless all but each `pattern`-th layer slide, which do."""
-    sliding = sliding_layers(config, pattern)
-    found = {f"{name}.attention.sliding_window": Value.u32(config.integer("sliding_window"))}
-    if sliding != [bool((layer + 1) % pattern) for layer in range(len(sliding))]:
-        found[f"{name}.attention.sliding_window_pattern"] = Value.array(ValueType.BOOL, sliding)
-    return found
 
 
 def query_scale(config: Section, layers_27b: int) -> int:

@@ -12,8 +12,14 @@ import gguf
 
 from quantpress.checkpoint import Section
 from quantpress.convert.architecture import Architecture
-from quantpress.convert.decoder import decoder_keys, decoder_sizes, taken_for_granted
-from quantpress.convert.families.gemma import LAYERS, query_scale, sliding_layers, sliding_window_keys, vocabulary
+from quantpress.convert.decoder import (
+    decoder_keys,
+    decoder_sizes,
+    sliding_layers,
+    sliding_window_keys,
+    taken_for_granted,
+)
+from quantpress.convert.families.gemma import LAYERS, query_scale, vocabulary
 from quantpress.convert.rope import rope_keys
 from quantpress.gguf import Metadata, Value
 
@@ -26,10 +32,14 @@ _THETA = 10_000.0
 
 def _metadata(config: Section) -> Metadata:
     """The keys that llama.cpp's converter writes; raises CheckpointError for what its graph does not compute."""
+    scale = query_scale(config, _LAYERS_27B)
+    if config.get("query_pre_attn_scalar") == config.integer("hidden_size") // config.integer("num_attention_heads"):
+        # 224 in early files of the 9B, a mistake that Google corrected to the 256 that llama.cpp computes with
+        scale = config.integer("query_pre_attn_scalar")
     taken_for_granted(
         config,
         hidden_activation="gelu_pytorch_tanh",
-        query_pre_attn_scalar=query_scale(config, _LAYERS_27B),
+        query_pre_attn_scalar=scale,
         use_bidirectional_attention=False,
         attention_bias=False,
         tie_word_embeddings=True,
@@ -70,8 +80,7 @@ GEMMA2 = Architecture(
     ),
     layers="num_hidden_layers",
     sizes=decoder_sizes,
-    rules=LAYERS,
+    rules=MappingProxyType({name: rule for name, rule in LAYERS.items() if name != "output.weight"}),
     metadata=_metadata,
     vocabulary=vocabulary,
-    ignored=r"lm_head\.",  # some tools save it beside the embedding, which llama.cpp takes for both
 )

@@ -11,15 +11,15 @@ import gguf
 
 from quantpress.checkpoint import Section
 from quantpress.convert.architecture import Architecture
-from quantpress.convert.decoder import decoder_keys, decoder_sizes, in_layers, taken_for_granted
-from quantpress.convert.families.gemma import (
-    LAYERS,
-    norm,
-    query_scale,
+from quantpress.convert.decoder import (
+    decoder_keys,
+    decoder_sizes,
+    in_layers,
     sliding_layers,
     sliding_window_keys,
-    vocabulary,
+    taken_for_granted,
 )
+from quantpress.convert.families.gemma import LAYERS, norm, query_scale, vocabulary
 from quantpress.convert.rope import rope, rope_keys
 from quantpress.gguf import Metadata, Value
 
@@ -71,6 +71,7 @@ GEMMA3 = Architecture(
             "max_position_embeddings": 131_072,
             "rms_norm_eps": 1e-6,
             "query_pre_attn_scalar": 256,
+            "tie_word_embeddings": True,
             "sliding_window": 4096,
             "rope_theta": 1e6,
             "rope_local_base_freq": 1e4,

@@ -161,6 +161,7 @@ GEMMA4 = Architecture(
             "hidden_activation": "gelu_pytorch_tanh",
             "max_position_embeddings": 131_072,
             "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": True,
             "sliding_window": 512,
             "vocab_size_per_layer_input": 262_144,
             "hidden_size_per_layer_input": 256,

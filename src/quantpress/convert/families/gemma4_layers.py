@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from quantpress.checkpoint import Section
-from quantpress.convert.decoder import decoder_sizes
-from quantpress.convert.families.gemma import sliding_layers
+from quantpress.convert.decoder import decoder_sizes, sliding_layers
 
 __all__ = ["full", "has_own_values", "layer_sizes", "shared", "sliding"]
 

@@ -42,7 +42,6 @@ _HALVES = ("gate", "up")
 
 _RULES = MappingProxyType(
     EMBEDDING
-    | {"output.weight": Rule(("vocabulary", "hidden"), EMBEDDING["output.weight"].transforms)}  # llama.cpp ties none
     | ATTENTION
     | ATTENTION_BIASES
     | EXPERTS

@@ -14,14 +14,15 @@ from types import MappingProxyType
 import gguf
 
 from quantpress.checkpoint import Section
-from quantpress.convert.architecture import Rule, Sources
+from quantpress.convert.architecture import Sources
 from quantpress.convert.decoder import (
     EXPERTS,
+    FEED_FORWARD_NORM,
+    SHARED_EXPERTS,
     decoder_keys,
     decoder_sizes,
     expert_count,
     has,
-    in_layers,
     only,
     taken_for_granted,
 )
@@ -33,13 +34,6 @@ from quantpress.gguf import Metadata, Value, ValueType
 __all__ = ["GRANITE", "GRANITE_4", "GRANITE_MOE"]
 
 _LAYER = r"(?:model\.)?layers\.(\d+)\."
-_SHARED = in_layers(
-    {
-        "ffn_gate_shexp.weight": Rule(("shared", "hidden")),
-        "ffn_up_shexp.weight": Rule(("shared", "hidden")),
-        "ffn_down_shexp.weight": Rule(("hidden", "shared")),
-    }
-)
 _FACTORS = (
     ("attention.scale", "attention_multiplier"),
     ("embedding_scale", "embedding_multiplier"),
@@ -129,9 +123,9 @@ GRANITE_MOE = replace(
     sizes=_moe_sizes,
     rules=MappingProxyType(
         {name: rule for name, rule in LLAMA.rules.items() if ".ffn_" not in name}
-        | in_layers({"ffn_norm.weight": Rule(("hidden",))})
+        | FEED_FORWARD_NORM
         | EXPERTS
-        | only(has("shared_intermediate_size"), _SHARED)
+        | only(has("shared_intermediate_size"), SHARED_EXPERTS)
     ),
     metadata=_moe_metadata,
     defaults=MappingProxyType({**_DEFAULTS, "num_local_experts": 8, "num_experts_per_tok": 2}),

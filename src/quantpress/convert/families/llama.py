@@ -23,6 +23,7 @@ from quantpress.convert.decoder import (
     EMBEDDING,
     EXPERTS,
     FEED_FORWARD,
+    FEED_FORWARD_NORM,
     decoder_keys,
     decoder_sizes,
     derived_heads,
@@ -38,7 +39,7 @@ from quantpress.convert.steps import experts
 from quantpress.convert.vocabulary import automatic
 from quantpress.gguf import Metadata, Value
 
-__all__ = ["LLAMA", "MIXTRAL", "paired"]
+__all__ = ["LLAMA", "MISTRAL", "MIXTRAL", "paired"]
 
 
 def paired(source: Source, sizes: Sizes) -> Source:
@@ -74,8 +75,6 @@ _FEED_FORWARD_BIASES = in_layers(
         "ffn_down.bias": Rule(("hidden",)),
     }
 )
-_EXPERTS = experts(r"(?:model\.)?(layers\.\d+)\.block_sparse_moe\.experts\.(\d+)\.(.+)", r"\1.feed_forward.experts.\3")
-_NORM = in_layers({"ffn_norm.weight": Rule(("hidden",))})
 
 
 def _metadata(config: Section) -> Metadata:
@@ -97,7 +96,7 @@ def _computed(config: Section) -> dict[str, Any]:
 
 
 LLAMA = Architecture(
-    classes=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
     gguf=gguf.MODEL_ARCH.LLAMA,
     layers="num_hidden_layers",
     sizes=decoder_sizes,
@@ -111,16 +110,53 @@ LLAMA = Architecture(
     ),
     metadata=_metadata,
     vocabulary=automatic,
-    defaults=MappingProxyType({"vocab_size": 32_000, "rms_norm_eps": 1e-6, "rope_theta": 10_000.0}),
+    # transformers' LlamaConfig
+    defaults=MappingProxyType(
+        {
+            "vocab_size": 32_000,
+            "hidden_size": 4096,
+            "intermediate_size": 11_008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10_000.0,
+            "tie_word_embeddings": False,
+        }
+    ),
     derived=derived_heads,
     computed=_computed,
 )
 
-MIXTRAL = replace(
+MISTRAL = replace(
     LLAMA,
+    classes=("MistralForCausalLM",),
+    # transformers' MistralConfig
+    defaults=MappingProxyType(
+        {
+            **LLAMA.defaults,
+            "intermediate_size": 14_336,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131_072,
+        }
+    ),
+)
+
+MIXTRAL = replace(
+    MISTRAL,
     classes=("MixtralForCausalLM",),
-    rules=MappingProxyType(EMBEDDING | ATTENTION | _PAIRED | EXPERTS | _NORM),
-    derived=lambda config: {},
+    rules=MappingProxyType(EMBEDDING | ATTENTION | _PAIRED | EXPERTS | FEED_FORWARD_NORM),
+    # transformers' MixtralConfig
+    defaults=MappingProxyType(
+        {
+            **MISTRAL.defaults,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+        }
+    ),
+    derived=lambda config: {"num_key_value_heads": config.integer("num_attention_heads")},
     steps=(
         experts(r"(?:model\.)?(layers\.\d+)\.block_sparse_moe\.experts\.(\d+)\.(.+)", r"\1.feed_forward.experts.\3"),
     ),

@@ -15,10 +15,11 @@ from quantpress.convert.architecture import Architecture, Rule
 from quantpress.convert.decoder import (
     ATTENTION,
     EMBEDDING,
-    FEED_FORWARD,
+    FEED_FORWARD_MATRICES,
     decoder_keys,
     decoder_sizes,
     in_layers,
+    sliding_layers,
     taken_for_granted,
 )
 from quantpress.convert.rope import check_yarn, rope, rope_keys
@@ -28,7 +29,6 @@ from quantpress.gguf import Metadata, Value, ValueType
 __all__ = ["OLMO2", "OLMO3"]
 
 _SCALINGS = ("default", "linear", "yarn")
-_KINDS = ("sliding_attention", "full_attention")
 _PATTERN = 4
 
 _NORMS = in_layers(
@@ -39,8 +39,8 @@ _NORMS = in_layers(
         "post_ffw_norm.weight": Rule(("hidden",)),
     }
 )
-_BEFORE = in_layers({"attn_norm.weight": Rule(()), "ffn_norm.weight": Rule(())})
-_RULES = {name: rule for name, rule in (EMBEDDING | ATTENTION | FEED_FORWARD).items() if name not in _BEFORE} | _NORMS
+_ATTENTION = {name: rule for name, rule in ATTENTION.items() if not name.endswith("attn_norm.weight")}
+_RULES = EMBEDDING | _ATTENTION | FEED_FORWARD_MATRICES | _NORMS
 
 
 def _metadata(config: Section) -> Metadata:
@@ -61,7 +61,7 @@ def _sliding_metadata(config: Section) -> Metadata:
     """Those of OLMo 3."""
     found = _metadata(config)
     found["olmo2.attention.sliding_window"] = Value.u32(config.integer("sliding_window"))
-    found["olmo2.attention.sliding_window_pattern"] = Value.array(ValueType.BOOL, _sliding_layers(config))
+    found["olmo2.attention.sliding_window_pattern"] = Value.array(ValueType.BOOL, sliding_layers(config, _PATTERN))
     theta = rope(config, _SCALINGS).number("rope_theta")
     sliding = rope(config, ("default",), "sliding_attention")
     if (base := sliding.number("rope_theta", theta)) != theta:
@@ -69,23 +69,12 @@ def _sliding_metadata(config: Section) -> Metadata:
     return found | {"olmo2.rope.freq_base_swa": Value.f32(theta)}
 
 
-def _sliding_layers(config: Section) -> list[bool]:
-    """Whether each layer slides: from `layer_types`, else three in four."""
-    layers, kinds = config.integer("num_hidden_layers"), config.items("layer_types")
-    if not kinds:
-        return [bool((layer + 1) % _PATTERN) for layer in range(layers)]
-    if len(kinds) != layers or any(kind not in _KINDS for kind in kinds):
-        raise config.error("layer_types", f"{layers} of {' or '.join(_KINDS)}", kinds)
-    return [kind == "sliding_attention" for kind in kinds]
-
-
 OLMO2 = Architecture(
     classes=("Olmo2ForCausalLM",),
     gguf=gguf.MODEL_ARCH.OLMO2,
     layers="num_hidden_layers",
     sizes=decoder_sizes,
-    # llama.cpp wants a matrix of the output
-    rules=MappingProxyType(_RULES | {"output.weight": replace(EMBEDDING["output.weight"], required=True)}),
+    rules=MappingProxyType(_RULES),
     metadata=_metadata,
     vocabulary=automatic,
     defaults=MappingProxyType(

@@ -24,7 +24,7 @@ from quantpress.convert.decoder import (
     ATTENTION,
     EMBEDDING,
     EXPERTS,
-    FEED_FORWARD,
+    FEED_FORWARD_MATRICES,
     SHARED_EXPERTS,
     decoder_keys,
     decoder_sizes,
@@ -36,7 +36,7 @@ from quantpress.convert.decoder import (
 from quantpress.convert.families.gemma import norm
 from quantpress.convert.rope import rope, rope_keys
 from quantpress.convert.sources import Source, mapped, reordered, reordered_columns, rows
-from quantpress.convert.steps import cut, experts, renamed
+from quantpress.convert.steps import FUSED_EXPERTS, renamed
 from quantpress.convert.vocabulary import automatic
 from quantpress.gguf import Metadata, Value, ValueType
 
@@ -118,7 +118,6 @@ _LAYERS = (
     | only(_full, _FULL)
     | in_layers({"attn_norm.weight": norm("hidden"), "post_attention_norm.weight": norm("hidden")})
 )
-_DENSE = {name: rule for name, rule in FEED_FORWARD.items() if not name.endswith("ffn_norm.weight")}
 _SHARED = SHARED_EXPERTS | in_layers({"ffn_gate_inp_shexp.weight": Rule(("one", "hidden"))})
 
 
@@ -222,7 +221,7 @@ QWEN35 = Architecture(
     gguf=gguf.MODEL_ARCH.QWEN35,
     layers="num_hidden_layers",
     sizes=_sizes,
-    rules=MappingProxyType(_LAYERS | _DENSE),
+    rules=MappingProxyType(_LAYERS | FEED_FORWARD_MATRICES),
     metadata=partial(_metadata, name="qwen35"),
     vocabulary=automatic,
     defaults=MappingProxyType(_DEFAULTS),
@@ -239,9 +238,7 @@ QWEN35_MOE = replace(
     metadata=partial(_metadata, name="qwen35moe"),
     steps=(
         *QWEN35.steps,
-        experts(),
-        renamed(r"(.+\.experts\.(?:gate_up|down)_proj)$", r"\1.weight"),
-        cut(r"(.+\.experts)\.gate_up_proj\.weight", (r"\1.gate_proj.weight", r"\1.up_proj.weight")),
+        *FUSED_EXPERTS,
     ),
     defaults=MappingProxyType(_DEFAULTS_MOE),
 )

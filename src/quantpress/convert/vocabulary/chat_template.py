@@ -1,4 +1,8 @@
-"""The chat template: a string or a list of named ones in tokenizer_config.json, or files of its own."""
+"""The chat template: files of its own, or a string or a list of named ones in tokenizer_config.json.
+
+chat_template.jinja goes before tokenizer_config.json, as in transformers: where both are there, the latter's is an old
+one that was left. llama.cpp's converter has it the other way round.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,9 @@ def chat_template(files: TokenizerFiles) -> Metadata:
 
     Raises CheckpointError for a template that is no text or has no name.
     """
-    template = files.settings.get("chat_template", _template_files(files.checkpoint))
+    template = _template_files(files.checkpoint)
+    if template is None:
+        template = files.settings.get("chat_template", _processor_template(files.checkpoint))
     chosen = files.settings.merged({"chat_template": template})
     if isinstance(template, str):
         return {"tokenizer.chat_template": Value.string(chosen.text("chat_template"))}
@@ -34,11 +40,10 @@ def chat_template(files: TokenizerFiles) -> Metadata:
 
 
 def _template_files(checkpoint: Checkpoint) -> str | list[Mapping[str, Any]] | None:
-    """The template in files of its own: chat_template.jinja and additional_chat_templates, or chat_template.json."""
+    """The template of chat_template.jinja, and the named ones of additional_chat_templates beside it."""
     default = checkpoint.text("chat_template.jinja")
     if default is None:
-        file = checkpoint.json("chat_template.json")
-        return file.get("chat_template") if file else None
+        return None
     folder = "additional_chat_templates"
     others = sorted(path.name for path in (checkpoint.path / folder).glob("*.jinja"))
     if not others:
@@ -47,3 +52,9 @@ def _template_files(checkpoint: Checkpoint) -> str | list[Mapping[str, Any]] | N
         {"name": name.removesuffix(".jinja"), "template": checkpoint.text(f"{folder}/{name}") or ""} for name in others
     ]
     return [{"name": "default", "template": default}, *named]
+
+
+def _processor_template(checkpoint: Checkpoint) -> Any:
+    """The template of chat_template.json, which older processors of images have."""
+    file = checkpoint.json("chat_template.json")
+    return file.get("chat_template") if file else None

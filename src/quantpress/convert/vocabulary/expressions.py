@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COVERING", "GPT2", "PRE_TOKENIZERS", "SPELLINGS", "PreTokenizer"]
+__all__ = ["COVERING", "GPT2", "PRE_TOKENIZERS", "SPELLINGS", "TEKKEN", "PreTokenizer"]
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -25,10 +25,11 @@ _LLAMA3 = _CONTRACTIONS + "|" + _WORD + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _QWEN35 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _SPACES
 _CAPITALS, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
+TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_SMALL}+|[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_SMALL}*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*"
 ) + _SPACES
+"""That of Mistral's tekken.json, too."""
 _GPT4O_ONE_DIGIT = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}*{_SMALL}+{_CONTRACTIONS}?"
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_CAPITALS}+{_SMALL}*{_CONTRACTIONS}?"
@@ -71,7 +72,7 @@ _EXAONE_MOE = (
     + r"|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
-COVERING = frozenset({GPT2, _LLAMA3, _QWEN2, _QWEN35, _TEKKEN, _GPT4O})
+COVERING = frozenset({GPT2, _LLAMA3, _QWEN2, _QWEN35, TEKKEN, _GPT4O})
 """Expressions that match every letter of every text: to remove what they do not match removes nothing."""
 
 SPELLINGS = (
@@ -117,7 +118,7 @@ PRE_TOKENIZERS = (
     PreTokenizer("stablelm2", (_QWEN2,), clean_spaces=True, composes=True),
     PreTokenizer("qwen35", (_QWEN35,), composes=True),
     PreTokenizer("gpt-4o", (_GPT4O,)),
-    PreTokenizer("tekken", (_TEKKEN,), ignore_merges=True, adds_bos=True),
+    PreTokenizer("tekken", (TEKKEN,), ignore_merges=True, adds_bos=True),
     PreTokenizer(
         "deepseek-llm",
         (

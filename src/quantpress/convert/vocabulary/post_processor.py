@@ -14,15 +14,21 @@ from quantpress.convert.vocabulary.json_lists import objects
 
 __all__ = ["post_process"]
 
+_HINT = 'Command-R has "add_eos_token": false in tokenizer_config.json, which transformers 5 leaves out when it saves'
 
-def post_process(tokenizer: Section, texts: dict[str, str]) -> dict[str, bool]:
-    """Kind of bos, eos, sep to whether it is added; empty where no post-processor speaks of it.
+
+def post_process(tokenizer: Section, texts: dict[str, str], flags: Mapping[str, bool]) -> dict[str, bool]:
+    """Kind of bos, eos, sep to whether it is added; empty where nothing speaks of it.
+
+    `flags` are the settings by which the post-processor is made anew: what they say of BOS and EOS stands.
 
     `texts` (kind of special token to its text) is completed, and corrected where a template ends with another token
     than EOS: that token becomes `eos`, the old one `eot`, as llama.cpp's converter has it.
 
-    Raises CheckpointError for a template that begins with another token than BOS, which llama.cpp cannot imitate.
+    Raises CheckpointError for a template that begins with another token than BOS or CLS, or ends with several, which
+    llama.cpp cannot imitate.
     """
+    decided = {kind: flag for kind, flag in flags.items() if kind in ("bos", "eos")}
     added: dict[str, bool] = {}
     for processor in _processors(tokenizer):
         kind = processor.get("type")
@@ -32,8 +38,8 @@ def post_process(tokenizer: Section, texts: dict[str, str]) -> dict[str, bool]:
             added |= {"bos": True, "eos": True, "sep": True}
             _complete_pair(texts, processor)
         elif kind == "TemplateProcessing":
-            added |= _template(processor, texts)
-    return added
+            added |= _template(processor, texts, decided)
+    return added | decided
 
 
 def _processors(tokenizer: Section) -> Iterator[Section]:
@@ -52,16 +58,18 @@ def _complete_pair(texts: dict[str, str], processor: Section) -> None:
             texts.setdefault(kind, entry[0])
 
 
-def _template(template: Section, texts: dict[str, str]) -> dict[str, bool]:
+def _template(template: Section, texts: dict[str, str], decided: Mapping[str, bool]) -> dict[str, bool]:
     single = [_special(part) for part in template.items("single")]
     pair = [_special(part) for part in template.items("pair")]
     first, last = (single[0], single[-1]) if len(single) > 1 else (None, None)
     added = {}
     if first:
+        texts.setdefault("bos", first)
+    if first and "bos" not in decided:
         _begin(template, texts, first)
         added["bos"] = True
-    if last:
-        _end(template, texts, last)
+    if last and "eos" not in decided:
+        _end(template, texts, last, single[-2])
         added["eos"] = True
     start = 1 if first and pair[:1] == [first] else 0
     stop = -1 if last and pair[-1:] == [last] else None
@@ -75,13 +83,17 @@ def _template(template: Section, texts: dict[str, str]) -> dict[str, bool]:
 
 
 def _begin(template: Section, texts: dict[str, str], first: str) -> None:
-    """A template begins with BOS, which it names where nothing else does."""
-    if texts.setdefault("bos", first) != first:
+    """A template begins with BOS, or with CLS, which then has to be BOS: llama.cpp puts no other before a text."""
+    if first == texts.get("cls"):
+        texts["bos"] = first  # llama.cpp's converter accepts CLS too, but leaves the other token to be put there
+    if texts["bos"] != first:
         raise template.error("single", f"{texts['bos']} at the start, which llama.cpp adds", first)
 
 
-def _end(template: Section, texts: dict[str, str], last: str) -> None:
+def _end(template: Section, texts: dict[str, str], last: str, before: str | None) -> None:
     """A template ends with EOS; where it ends with another token, the old EOS is the end of a turn, or of a message."""
+    if before is not None:
+        raise template.error("single", "one token at the end: llama.cpp adds no more", f"{before} {last}", _HINT)
     old = texts.get("eos")
     if old is not None and old != last:
         free = next((kind for kind in ("eot", "eom") if kind not in texts), None)

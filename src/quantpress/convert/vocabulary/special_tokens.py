@@ -1,8 +1,9 @@
 """The ids of special tokens, and whether BOS, EOS and a separator are added to a text.
 
 tokenizer_config.json names them; the post-processor of tokenizer.json, which is what runs, has the last word on what
-is added; config.json fills in ids. Read as llama.cpp's own converter reads them. (`gguf.SpecialVocab` is that
-converter's code, but the version of it that is published differs from the one that llama.cpp carries.)
+is added, but for a few classes of tokenizers; config.json fills in ids. Read as llama.cpp's own converter reads them,
+but for these classes. (`gguf.SpecialVocab` is that converter's code, but the version of it that is published differs
+from the one that llama.cpp carries.)
 """
 
 from __future__ import annotations
@@ -31,6 +32,17 @@ _KINDS = {
 }
 _IN_SETTINGS = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
+_REBUILDING = (
+    *("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer", "GPTNeoXTokenizer"),
+    *("LlamaTokenizerFast", "CodeLlamaTokenizerFast", "GemmaTokenizerFast", "CohereTokenizerFast"),
+    "GPTNeoXTokenizerFast",
+)
+"""Classes of transformers 4 that make the post-processor anew from `add_bos_token` and `add_eos_token`.
+
+Models count on it: DeepSeek's tokenizer.json adds no BOS, Command-R's adds two tokens at the end, and their flags say
+otherwise. llama.cpp's converter goes by tokenizer.json, and so does transformers 5, which drops the flags.
+"""
+
 
 def special_tokens(files: TokenizerFiles, size: int) -> Metadata:
     """`tokenizer.ggml.*_token_id`, `add_*_token`, `normalizer.*` and the chat template, for `size` tokens.
@@ -43,10 +55,11 @@ def special_tokens(files: TokenizerFiles, size: int) -> Metadata:
         for kind, substitute in (("bos", "cls"), ("eos", "sep")):
             if substitute in texts:
                 texts.setdefault(kind, texts[substitute])
-    added = {
-        kind: added for kind in ("bos", "eos", "sep") if isinstance(added := settings.get(f"add_{kind}_token"), bool)
+    flags = {
+        kind: flag for kind in ("bos", "eos", "sep") if isinstance(flag := settings.get(f"add_{kind}_token"), bool)
     }
-    added |= post_process(tokenizer, texts)
+    rebuilds = settings.get("tokenizer_class") in _REBUILDING
+    added = flags | post_process(tokenizer, texts, flags if rebuilds else {})
     found: Metadata = {}
     for kind, number in _ids(files.checkpoint.config, texts, tokenizer, size).items():
         found[f"tokenizer.ggml.{_KINDS[kind]}_token_id"] = Value.u32(number)

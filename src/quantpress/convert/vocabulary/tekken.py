@@ -14,6 +14,7 @@ from pathlib import Path
 
 from quantpress.checkpoint import Checkpoint, Section
 from quantpress.convert.vocabulary.chat_template import chat_template
+from quantpress.convert.vocabulary.expressions import TEKKEN
 from quantpress.convert.vocabulary.files import read_files
 from quantpress.convert.vocabulary.json_lists import objects
 from quantpress.convert.vocabulary.sentencepiece import check_bytes, piece_table
@@ -29,11 +30,6 @@ _UNLISTED = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
     *("[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"),
     *("[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"),
-)
-_PATTERN = (  # of which llama.cpp's `tekken` is an approximation
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _SPECIALS = {"bos": "<s>", "eos": "</s>", "unknown": "<unk>", "padding": "<pad>"}
 
@@ -76,7 +72,7 @@ def tekken(checkpoint: Checkpoint, size: int) -> Metadata:
         path = checkpoint.path / "tekken.json"
         raise CheckpointError(path, "tokenizer", expected="a tekken.json", found="no such file")
     config = file.section("config")
-    if (pattern := config.text("pattern")) != _PATTERN:
+    if (pattern := config.text("pattern")) != TEKKEN:
         raise CheckpointError(file.path, "config.pattern", expected="the one that llama.cpp knows", found=pattern)
     specials = config.integer("default_num_special_tokens")
     ranks = _ranks(file, config.integer("default_vocab_size", least=specials + 256) - specials)
