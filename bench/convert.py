@@ -60,6 +60,7 @@ def write_checkpoint(folder: Path, size: float) -> None:
         "num_hidden_layers": layers,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": 4096,
+        "tie_word_embeddings": True,
     }
     shutil.copytree(TOKENIZER, folder)
     (folder / "config.json").write_text(json.dumps(config))

@@ -84,7 +84,8 @@ def _check_complete(architecture: Architecture, config: Section, unclaimed: list
     required = _required(architecture, config, layers)
     if missing := [name for name in required if name not in sources]:
         expected, what = f"the {len(required)} of the architecture", f"none for {len(missing)}: {_some(missing)}"
-        hint = f"Either the checkpoint is incomplete or {doubt}"
+        untied = "tie_word_embeddings must be true where the output is the embedding"
+        hint = f"Either the checkpoint is incomplete or {untied if missing == ['output.weight'] else doubt}"
         raise CheckpointError(folder, "tensors", expected=expected, found=what, hint=hint)
 
 
