@@ -11,40 +11,19 @@ unusual in its configuration).
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import torch
 import transformers
 from tests.checkpoints import VARIANTS
-from tests.convert.oracle import CASES, FILE, LOGITS, data_hash, kept
+from tests.convert.llama_cpp import converted
+from tests.convert.oracle import CASES, FILE, LOGITS
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
-
-
-def convert(llama_cpp: Path, folder: Path, out: Path, type_name: str) -> None:
-    script = str(llama_cpp / "convert_hf_to_gguf.py")
-    command = [sys.executable, script, str(folder), "--outtype", type_name.lower(), "--outfile", str(out)]
-    subprocess.run(command, check=True, capture_output=True)
-
-
-def summary(path: Path) -> dict[str, Any]:
-    reader = gguf.GGUFReader(path)
-    metadata = {
-        key: kept(field.types[0].name, field.types[1].name if len(field.types) > 1 else None, field.contents())
-        for key, field in reader.fields.items()
-        if not key.startswith("GGUF.")
-    }
-    tensors = [
-        [tensor.name, [int(size) for size in tensor.shape], tensor.tensor_type.name, data_hash(tensor.data)]
-        for tensor in reader.tensors
-    ]
-    return {"metadata": metadata, "tensors": tensors}
 
 
 def logits(folder: Path) -> dict[str, np.ndarray]:
@@ -65,8 +44,8 @@ def main() -> None:
             folder = VARIANTS[name](Path(temporary) / name)
             for type_name in types:
                 out = Path(temporary) / "out.gguf"
-                convert(llama_cpp, folder, out, type_name)
-                found[f"{name} {type_name}"] = summary(out)
+                # SentencePiece: the name of a pre-tokenizer is not asked for
+                found[f"{name} {type_name}"] = converted(llama_cpp, folder, out, type_name.lower(), "")
             if name == "older-style":
                 np.savez_compressed(DATA / LOGITS, **logits(folder))
     (DATA / FILE).write_text(json.dumps(found, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -20,7 +20,6 @@ import pytest
 
 from quantpress import gguf, tiles
 from quantpress.arrays import Bytes
-from quantpress.convert import convert
 from quantpress.encoding import ENCODERS, Tile
 from quantpress.engine import Engine
 from quantpress.errors import DiskFullError, GGUFError, ImatrixError, InputError, OutputError, PlanError
@@ -30,7 +29,6 @@ from quantpress.plan import plan
 from quantpress.progress import Progress
 from quantpress.quantize import quantize
 from quantpress.recipes import MIXES, RECIPES
-from tests.convert.test_architectures import checkpoint
 from tests.oracle import llama_quantize as oracle
 from tests.oracle import models, requests
 
@@ -110,18 +108,6 @@ def test_an_embedding_s_importance_of_another_size_is_ignored(dense: Path, tmp_p
     imatrix.sums["token_embd.weight"] = np.ones((1, 40), np.float32)  # type: ignore[index]
     write(imatrix, tmp_path / "i.gguf")
     assert_equal(dense, tmp_path, ["Q4_K_M", "IQ4_XS"], imatrix)
-
-
-def test_types_that_models_are_trained_in_are_kept(tmp_path: Path) -> None:
-    """GPT-OSS: experts in MXFP4 go through every recipe as they are, also through one that ranks by |w|."""
-    model = convert(checkpoint("gpt-oss-mxfp4", tmp_path), tmp_path / "model-BF16.gguf")
-    with gguf.read(model) as source:
-        trained = {name: source.data(name).tobytes() for name, tensor in source.tensors.items() if tensor.type.trained}
-    assert len(trained) == 6
-    for path in quantize(model, types=["Q8_0", "Q4_K_M", "MP"], out=tmp_path / "out"):
-        with gguf.read(path) as file:
-            assert {name: file.data(name).tobytes() for name in trained} == trained
-            assert file.tensors["blk.0.attn_q.weight"].type.quantized
 
 
 def test_requantizing_is_refused_unless_asked(dense: Path, tmp_path: Path) -> None:

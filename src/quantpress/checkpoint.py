@@ -151,9 +151,12 @@ def weight_files(folder: Path, files: Collection[str]) -> list[str]:
 
     Raises CheckpointError for a malformed index, and where files are missing or none is safetensors.
     """
-    if not _indexed(files):
-        return _without_index(folder, files)
-    names = sorted(set(_read_weight_map(folder / INDEX).values()))
+    index = _index(folder, files)
+    return _without_index(folder, files) if index is None else _shards(folder, files, index)
+
+
+def _shards(folder: Path, files: Collection[str], index: Mapping[str, str]) -> list[str]:
+    names = sorted(set(index.values()))
     if missing := [name for name in names if name not in files]:
         raise CheckpointError(folder, "shards", expected="all that the index names", found=f"no {', '.join(missing)}")
     return names
@@ -163,20 +166,21 @@ def _tensors(
     folder: Path, files: Collection[str], header: Callable[[Path], Mapping[str, StoredTensor]]
 ) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
-    for name in weight_files(folder, files):
+    index = _index(folder, files)
+    for name in _without_index(folder, files) if index is None else _shards(folder, files, index):
         for tensor in header(folder / name).values():
             if tensor.name in tensors:
                 other = tensors[tensor.name].path.name
                 raise CheckpointError(folder / name, tensor.name, expected="one shard with it", found=f"also {other}")
             tensors[tensor.name] = tensor
-    if _indexed(files):
-        _check_index(folder / INDEX, _read_weight_map(folder / INDEX), tensors)
+    if index is not None:
+        _check_index(folder / INDEX, index, tensors)
     return tensors
 
 
-def _indexed(files: Collection[str]) -> bool:
-    """Whether the index counts: beside a single file it is a left-over."""
-    return INDEX in files and _SINGLE not in files
+def _index(folder: Path, files: Collection[str]) -> dict[str, str] | None:
+    """Tensor to file, None where no index counts: beside a single file it is a left-over."""
+    return _read_weight_map(folder / INDEX) if INDEX in files and _SINGLE not in files else None
 
 
 def _without_index(folder: Path, files: Collection[str]) -> list[str]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from quantpress.convert import convert
 from quantpress.engine import Engine
-from quantpress.gguf import GGUF, read
-from tests.convert.oracle import data_hash, kept
+from quantpress.gguf import read
+from tests.convert.oracle import data_hash, metadata
 
 DATA = Path(__file__).parents[1] / "data"
 CASES = sorted(folder.name for folder in (DATA / "checkpoints").iterdir())
@@ -41,13 +40,6 @@ def checkpoint(name: str, parent: Path) -> Path:
     about = json.loads((folder / "case.json").read_text(encoding="utf-8"))
     shutil.copytree(DATA / "tokenizers" / about["tokenizer"], folder, dirs_exist_ok=True)
     return folder
-
-
-def metadata(model: GGUF) -> dict[str, list[Any]]:
-    return {
-        key: kept(value.type.name, value.item.name if value.item is not None else None, value.value)
-        for key, value in model.metadata.items()
-    }
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -10,10 +10,9 @@ import pytest
 
 from quantpress.convert import convert
 from quantpress.engine import Engine
-from quantpress.gguf import GGUF, read
+from quantpress.gguf import read
 from tests.checkpoints import stored, weights
-from tests.convert.edits import Raw, edit_config, join_experts, raw, refuses, rename, replace, tensors
-from tests.convert.oracle import data_hash
+from tests.convert.edits import Raw, content, edit_config, join_experts, raw, refuses, rename, replace, tensors
 from tests.convert.test_architectures import checkpoint
 
 LAYER = "model.layers.1"
@@ -25,43 +24,34 @@ def folder(tmp_path: Path) -> Path:
     return checkpoint("deepseek-v3", tmp_path)
 
 
-def content(model: GGUF) -> tuple[dict[str, Any], dict[str, str]]:
-    return dict(model.metadata), {name: data_hash(model.data(name)) for name in model.tensors}
-
-
-def converted(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    with read(convert(folder, out)) as model:
-        return content(model)
-
-
 def bf16(*shape: int) -> Raw:
     return raw(stored(weights(shape, 1, 0.2), "BF16"), "BF16")
 
 
 def test_older_configuration(folder: Path, tmp_path: Path) -> None:
     """As published: `rope_scaling` with a `type`, `rope_theta`; and without what is V3's anyway."""
-    expected = converted(folder, tmp_path / "new.gguf")
+    expected = content(folder, tmp_path / "new.gguf")
     edit_config(folder, rope_parameters=None, rope_interleave=None, scoring_func=None, topk_method=None)
     edit_config(folder, rope_theta=10000, rope_scaling=YARN | {"type": "yarn", "mscale": 1.0, "mscale_all_dim": 1.0})
-    assert converted(folder, tmp_path / "old.gguf") == expected
+    assert content(folder, tmp_path / "old.gguf") == expected
 
 
 def test_joined_experts(folder: Path, tmp_path: Path) -> None:
-    expected = converted(folder, tmp_path / "single.gguf")
+    expected = content(folder, tmp_path / "single.gguf")
     join_experts(folder)
-    assert converted(folder, tmp_path / "joined.gguf") == expected
+    assert content(folder, tmp_path / "joined.gguf") == expected
 
 
 def test_text_half(folder: Path, tmp_path: Path) -> None:
-    expected = converted(folder, tmp_path / "plain.gguf")
+    expected = content(folder, tmp_path / "plain.gguf")
     rename(folder, lambda name: f"language_model.{name}")
-    assert converted(folder, tmp_path / "half.gguf") == expected
+    assert content(folder, tmp_path / "half.gguf") == expected
 
 
 def test_tied_output_is_left_out(folder: Path, tmp_path: Path) -> None:
     edit_config(folder, tie_word_embeddings=True)
     replace(folder, {"lm_head.weight": tensors(folder)["model.embed_tokens.weight"]})
-    assert "output.weight" not in converted(folder, tmp_path / "out.gguf")[1]
+    assert "output.weight" not in content(folder, tmp_path / "out.gguf")[1]
 
 
 def test_plain_queries_of_any_depth(folder: Path, tmp_path: Path) -> None:
@@ -89,7 +79,7 @@ def test_groups_of_v2(tmp_path: Path) -> None:
     """As DeepSeek-V2, V2.5 and Coder-V2 have them."""
     folder = checkpoint("deepseek-v2-lite", tmp_path)
     edit_config(folder, n_group=2, topk_group=1, topk_method="group_limited_greedy")
-    keys, _ = converted(folder, tmp_path / "out.gguf")
+    keys, _ = content(folder, tmp_path / "out.gguf")
     assert keys["deepseek2.expert_group_count"].value == 2
     assert keys["deepseek2.expert_group_used_count"].value == 1
 

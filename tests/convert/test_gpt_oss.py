@@ -12,6 +12,7 @@ from quantpress.convert import convert
 from quantpress.engine import Engine
 from quantpress.formats import TYPES
 from quantpress.gguf import TensorSpec, Writer, read
+from quantpress.quantize import quantize
 from tests.convert.edits import Raw, edit_config, raw, refuses, replace, tensors
 from tests.convert.test_architectures import TOLERANCE, checkpoint
 
@@ -120,3 +121,15 @@ def test_what_llama_cpp_computes_otherwise(folder: Path, field: str, value: obje
 def test_wrong_rope(folder: Path) -> None:
     edit_config(folder, rope_parameters={"rope_type": "longrope", "factor": 4.0})
     refuses(folder, "rope_parameters.rope_type", "longrope")
+
+
+def test_every_recipe_keeps_mxfp4(folder: Path, tmp_path: Path) -> None:
+    """Experts in MXFP4 go through every recipe as they are, also through one that ranks by |w|."""
+    model = convert(folder, tmp_path / "model-BF16.gguf")
+    with read(model) as source:
+        trained = {name: source.data(name).tobytes() for name, tensor in source.tensors.items() if tensor.type.trained}
+    assert len(trained) == 6
+    for path in quantize(model, types=["Q8_0", "Q4_K_M", "MP"], out=tmp_path / "out"):
+        with read(path) as file:
+            assert {name: file.data(name).tobytes() for name in trained} == trained
+            assert file.tensors["blk.0.attn_q.weight"].type.quantized

@@ -12,7 +12,7 @@ import pytest
 from quantpress.convert import convert
 from quantpress.gguf import GGUF, read
 from tests.checkpoints import VARIANTS
-from tests.convert.oracle import CASES, FILE, data_hash, kept
+from tests.convert.oracle import CASES, FILE, data_hash, metadata
 
 # Five in six layers slide unless the file says otherwise; llama.cpp's converter leaves that out, see test_reference.py.
 ONLY_OURS = {"older-style": {"gemma3.attention.sliding_window_pattern"}}
@@ -23,13 +23,6 @@ F16_CHECKPOINTS = {"older-style"}
 @pytest.fixture(scope="session")
 def oracle(data: Path) -> dict[str, Any]:
     return json.loads((data / FILE).read_text(encoding="utf-8"))
-
-
-def metadata(model: GGUF) -> dict[str, list[Any]]:
-    return {
-        key: kept(value.type.name, value.item.name if value.item is not None else None, value.value)
-        for key, value in model.metadata.items()
-    }
 
 
 def comparable(model: GGUF, name: str, variant: str) -> np.ndarray:

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from quantpress.convert import convert
-from quantpress.gguf import GGUF, read
+from quantpress.gguf import read
 from tests.checkpoints import write_json
-from tests.convert.edits import edit_config, join_experts, raw, refuses, rename, replace, tensors
-from tests.convert.oracle import data_hash
+from tests.convert.edits import content, edit_config, join_experts, raw, refuses, rename, replace, tensors
 from tests.convert.test_architectures import checkpoint
 
 LAYER = "model.layers.0"
@@ -22,15 +21,6 @@ LAYER = "model.layers.0"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return checkpoint("qwen3.5", tmp_path)
-
-
-def content(model: GGUF) -> tuple[dict[str, Any], dict[str, str]]:
-    return dict(model.metadata), {name: data_hash(model.data(name)) for name in model.tensors}
-
-
-def converted(folder: Path, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    with read(convert(folder, out)) as model:
-        return content(model)
 
 
 def test_decay(folder: Path, tmp_path: Path) -> None:
@@ -44,31 +34,31 @@ def test_decay(folder: Path, tmp_path: Path) -> None:
 
 def test_conditional_generation(folder: Path, tmp_path: Path) -> None:
     """As published: the text half's fields in `text_config`, its tensors beside those of images."""
-    expected = converted(folder, tmp_path / "text.gguf")
+    expected = content(folder, tmp_path / "text.gguf")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = {key: value for key, value in config.items() if key not in ("architectures", "transformers_version")}
     whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "text_config": text}
     write_json(folder / "config.json", whole)
     rename(folder, lambda name: name.replace("model.", "model.language_model."))
     replace(folder, {"model.visual.merger.norm.weight": raw(np.zeros(8, "<u2"), "BF16")})
-    assert converted(folder, tmp_path / "half.gguf") == expected
+    assert content(folder, tmp_path / "half.gguf") == expected
 
 
 def test_silent_configuration(folder: Path, tmp_path: Path) -> None:
     """Without what is the same in all of them, and with the older places of what is not."""
     kinds = ["linear_attention", "full_attention", "linear_attention"]
     edit_config(folder, full_attention_interval=2, layer_types=kinds)
-    expected = converted(folder, tmp_path / "all.gguf")
+    expected = content(folder, tmp_path / "all.gguf")
     edit_config(folder, layer_types=None, attention_bias=None, hidden_act=None, linear_conv_kernel_dim=None)
     edit_config(folder, rope_parameters=None, rope_theta=1e7, partial_rotary_factor=0.25)
-    assert converted(folder, tmp_path / "few.gguf") == expected
+    assert content(folder, tmp_path / "few.gguf") == expected
 
 
 def test_joined_experts(tmp_path: Path) -> None:
     folder = checkpoint("qwen3.5-moe", tmp_path)
-    metadata, data = converted(folder, tmp_path / "single.gguf")
+    metadata, data = content(folder, tmp_path / "single.gguf")
     join_experts(folder)
-    assert converted(folder, tmp_path / "joined.gguf") == (metadata, data)
+    assert content(folder, tmp_path / "joined.gguf") == (metadata, data)
 
 
 @pytest.mark.parametrize(

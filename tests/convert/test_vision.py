@@ -20,8 +20,8 @@ from quantpress.formats import TYPES
 from quantpress.gguf import read
 from tests.convert.edits import edit_config, rename
 from tests.convert.images import vectors
-from tests.convert.oracle import data_hash
-from tests.convert.test_architectures import CASES, DATA, checkpoint, metadata
+from tests.convert.oracle import data_hash, metadata
+from tests.convert.test_architectures import CASES, DATA, checkpoint
 
 SEEING = [name for name in CASES if (DATA / "checkpoints" / name / "mmproj.json").is_file()]
 

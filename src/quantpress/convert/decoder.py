@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from quantpress.checkpoint import Section
 from quantpress.convert.architecture import Rule, Sizes, When
+from quantpress.convert.rope import LAYER_KINDS
 from quantpress.convert.sources import Source, rows
 from quantpress.gguf import Metadata, Value, ValueType
 
@@ -76,7 +77,6 @@ def with_bias(name: str, *shape: str) -> dict[str, Rule]:
 tied = has("tie_word_embeddings")
 """Where the embedding is the output too: only then may a checkpoint do without a matrix of the output."""
 
-_ATTENDING = ("full_attention", "sliding_attention")
 
 EMBEDDING = MappingProxyType(
     {
@@ -193,7 +193,7 @@ def sliding_layers(config: Section, pattern: int) -> list[bool]:
     if not kinds:
         pattern = config.integer("sliding_window_pattern", config.get("_sliding_window_pattern", pattern))
         return [bool((layer + 1) % pattern) for layer in range(layers)]
-    if len(kinds) != layers or any(kind not in _ATTENDING for kind in kinds):
+    if len(kinds) != layers or any(kind not in LAYER_KINDS for kind in kinds):
         raise config.error("layer_types", f"{layers} of sliding_attention or full_attention", kinds)
     return [kind == "sliding_attention" for kind in kinds]
 

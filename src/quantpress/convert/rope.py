@@ -15,12 +15,12 @@ from quantpress.arrays import Floats
 from quantpress.checkpoint import Section
 from quantpress.gguf import Metadata, Value
 
-__all__ = ["check_yarn", "llama3_factors", "rope", "rope_keys", "rotary_size"]
+__all__ = ["LAYER_KINDS", "check_yarn", "llama3_factors", "rope", "rope_keys", "rotary_size"]
 
-_KINDS = ("full_attention", "sliding_attention")
+LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
-def rope(config: Section, known: Collection[str], kind: str = _KINDS[0]) -> Section:
+def rope(config: Section, known: Collection[str], kind: str = LAYER_KINDS[0]) -> Section:
     """The rope of one kind of layer, with `rope_type` and, where the configuration has one, `rope_theta`.
 
     Raises CheckpointError for a `rope_type` that is not among the known.
@@ -31,7 +31,7 @@ def rope(config: Section, known: Collection[str], kind: str = _KINDS[0]) -> Sect
     if type_ not in known:
         hint = "It changes nothing up to max_position_embeddings: for texts of that length put 'default' in its place"
         raise found.error(field, " or ".join(known), type_, hint if type_ == "dynamic" else None)
-    theta, beside = found.get("rope_theta"), "rope_theta" if kind == _KINDS[0] else "rope_local_base_freq"
+    theta, beside = found.get("rope_theta"), "rope_theta" if kind == LAYER_KINDS[0] else "rope_local_base_freq"
     if theta is None and config.get(beside) is not None:
         theta = config.number(beside)
     return found.merged({"rope_type": type_, "rope_theta": theta})
@@ -40,8 +40,8 @@ def rope(config: Section, known: Collection[str], kind: str = _KINDS[0]) -> Sect
 def _parameters(config: Section, kind: str) -> Section:
     """The object of one kind of layer, with the name under which the file has it."""
     parameters, scaling = config.section("rope_parameters"), config.section("rope_scaling")
-    found = parameters.section(kind) if parameters.values.keys() & set(_KINDS) else parameters
-    if kind != _KINDS[0]:
+    found = parameters.section(kind) if parameters.values.keys() & set(LAYER_KINDS) else parameters
+    if kind != LAYER_KINDS[0]:
         return found
     return found.merged(scaling.values) if found.values or not scaling.values else scaling
 
@@ -84,7 +84,7 @@ def check_yarn(config: Section, *, betas: bool = False, all_dim: float = 0.0) ->
     one that llama.cpp computes itself, whatever the file says. transformers reads `attention_factor` alone; the
     `attn_factor` of some files, as of DeepSeek-R1-0528-Qwen3-8B, counts for neither.
     """
-    found = _parameters(config, _KINDS[0])
+    found = _parameters(config, LAYER_KINDS[0])
     if found.get("rope_type", found.get("type")) != "yarn":
         return
     for key, expected in {} if betas else {"beta_fast": 32, "beta_slow": 1}.items():
@@ -123,7 +123,7 @@ def llama3_factors(config: Section, size: int) -> Floats | None:
     Wavelengths beyond the old context are stretched by `factor`, short ones kept, those between are blended. From the
     description of the method in transformers' documentation of `rope_type` "llama3".
     """
-    found = _parameters(config, _KINDS[0])
+    found = _parameters(config, LAYER_KINDS[0])
     if found.get("rope_type", found.get("type")) != "llama3":
         return None
     factor, context = found.number("factor", 8.0), found.integer("original_max_position_embeddings", 8192)

@@ -48,25 +48,31 @@ def experts(pattern: str = r"(.+\.experts)\.(\d+)\.(.+)", replacement: str = r"\
 
     Raises CheckpointError where an expert is missing.
     """
+    return _gathered(pattern, replacement, _stacked)
+
+
+def _gathered(pattern: str, replacement: str, join: Callable[[str, dict[str, Source]], Source]) -> Step:
+    """Tensors of one new name made one by `join`, which is given that name, and group 2 of the old names to tensor."""
     expression = re.compile(pattern)
 
     def step(sources: Sources, config: Section) -> Sources:
         del config
-        groups: dict[str, dict[int, Source]] = {}
+        groups: dict[str, dict[str, Source]] = {}
         found: Sources = {}
         for name, source in sources.items():
             if match := expression.fullmatch(name):
                 whole = match.expand(replacement)
-                groups.setdefault(whole, {})[int(match[2])] = source
+                groups.setdefault(whole, {})[match[2]] = source
                 found[whole] = source  # its place
             else:
                 found[name] = source
-        return found | {name: _stacked(name, group) for name, group in groups.items()}
+        return found | {name: join(name, group) for name, group in groups.items()}
 
     return step
 
 
-def _stacked(name: str, group: dict[int, Source]) -> Source:
+def _stacked(name: str, numbered: dict[str, Source]) -> Source:
+    group = {int(number): source for number, source in numbered.items()}
     missing = sorted(set(range(max(group) + 1)) - group.keys())
     if missing:
         path, expected = group[max(group)].path, f"experts 0 to {max(group)}"
@@ -112,22 +118,7 @@ def united(pattern: str, parts: Sequence[str], replacement: str) -> Step:
 
     Raises CheckpointError where a part is missing, or has another shape than the first.
     """
-    expression = re.compile(pattern)
-
-    def step(sources: Sources, config: Section) -> Sources:
-        del config
-        groups: dict[str, dict[str, Source]] = {}
-        found: Sources = {}
-        for name, source in sources.items():
-            if match := expression.fullmatch(name):
-                whole = match.expand(replacement)
-                groups.setdefault(whole, {})[match[2]] = source
-                found[whole] = source  # its place
-            else:
-                found[name] = source
-        return found | {name: _below(name, group, parts) for name, group in groups.items()}
-
-    return step
+    return _gathered(pattern, replacement, lambda name, group: _below(name, group, parts))
 
 
 def _below(name: str, group: Mapping[str, Source], parts: Sequence[str]) -> Source:

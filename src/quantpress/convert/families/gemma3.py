@@ -20,14 +20,13 @@ from quantpress.convert.decoder import (
     taken_for_granted,
 )
 from quantpress.convert.families.gemma import LAYERS, norm, query_scale, vocabulary
-from quantpress.convert.rope import rope, rope_keys
+from quantpress.convert.rope import LAYER_KINDS, rope, rope_keys
 from quantpress.gguf import Metadata, Value
 
 __all__ = ["GEMMA3"]
 
 _LAYERS_27B = 62
 _PATTERN = 6
-_KINDS = ("full_attention", "sliding_attention")
 
 _RULES = MappingProxyType(LAYERS | in_layers({"attn_q_norm.weight": norm("head"), "attn_k_norm.weight": norm("head")}))
 
@@ -42,8 +41,9 @@ def _metadata(config: Section) -> Metadata:
         use_bidirectional_attention=False,
         attention_bias=False,
     )
-    if config.section("rope_parameters").values and not config.section("rope_parameters").values.keys() & set(_KINDS):
-        raise config.error("rope_parameters", " and ".join(_KINDS), config.get("rope_parameters"))
+    parameters = config.section("rope_parameters").values
+    if parameters and not parameters.keys() & set(LAYER_KINDS):
+        raise config.error("rope_parameters", " and ".join(LAYER_KINDS), parameters)
     sliding = rope(config, ("default",), "sliding_attention")
     found = decoder_keys(config, "gemma3") | rope_keys(config, "gemma3", ("default", "linear"))
     found["gemma3.rope.freq_base_swa"] = Value.f32(sliding.number("rope_theta"))
