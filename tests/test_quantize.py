@@ -103,11 +103,31 @@ def test_the_demo_model(bf16_gguf: Path, tmp_path: Path) -> None:
     assert_equal(bf16_gguf, tmp_path, ["Q8_0", "Q4_K_M", "Q4_0", "Q6_K_L"], imatrix)
 
 
+@pytest.mark.parametrize("name", ["token_embd.weight", "output.weight"])
+def test_the_output_s_importance_counts(name: str, dense: Path, bf16_gguf: Path, tmp_path: Path) -> None:
+    """A tied output's is the embedding's."""
+    model = dense if name == "output.weight" else bf16_gguf
+    whole = models.importance(model, tmp_path / "i.gguf", embedding=name == "token_embd.weight")
+    types = ["Q4_K_M", "IQ4_XS", "IQ3_XXS"]
+    assert_equal(model, tmp_path, types, whole)
+    sums = {entry: found for entry, found in whole.sums.items() if entry != name}
+    write(Imatrix(sums, whole.counts, ("t",), 10, 512), tmp_path / "without.gguf")
+    for encoder in ENCODERS:
+        given = {"types": types, "encoder": encoder}
+        ours = quantize(model, imatrix=tmp_path / "i.gguf", out=tmp_path / encoder, **given)
+        bare = quantize(model, imatrix=tmp_path / "without.gguf", out=tmp_path / f"{encoder}-without", **given)
+        assert [models.differing(a, b) for a, b in zip(ours, bare, strict=True)] == 3 * [[name]]
+
+
 def test_an_embedding_s_importance_of_another_size_is_ignored(dense: Path, tmp_path: Path) -> None:
     imatrix = models.importance(dense, tmp_path / "i.gguf")
     imatrix.sums["token_embd.weight"] = np.ones((1, 40), np.float32)  # type: ignore[index]
     write(imatrix, tmp_path / "i.gguf")
     assert_equal(dense, tmp_path, ["Q4_K_M", "IQ4_XS"], imatrix)
+    (tmp_path / "types.txt").write_text("token_embd=iq2_xs\n")  # which ggml cannot encode without
+    one = plan(dense, type="Q4_0", tensor_types=tmp_path / "types.txt")
+    with pytest.raises(PlanError, match=r"covers token_embd\.weight \(IQ2_XS\), found one without it"):
+        quantize(dense, plans=[one], imatrix=tmp_path / "i.gguf", out=tmp_path / "out", encoder="ggml")
 
 
 def test_requantizing_is_refused_unless_asked(dense: Path, tmp_path: Path) -> None:

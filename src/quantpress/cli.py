@@ -94,7 +94,10 @@ def imatrix(
     out: Out,
     chunks: Chunks = None,
     context: Context = 512,
-    process_output: Annotated[bool, typer.Option("--process-output", help="Collect for output.weight too.")] = False,
+    process_output: Annotated[
+        bool,
+        typer.Option("--process-output/--no-process-output", help="For the output too, also if it is the embedding."),
+    ] = True,
     chat: Chat = False,
     threads: Threads = None,
     gpu_layers: GpuLayers = 0,

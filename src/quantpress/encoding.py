@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,10 @@ __all__ = [
     "decode",
     "encode_tile",
     "encoder_named",
+    "tile_errors",
 ]
+
+Errors = NDArray[np.float64]
 
 # Far above what any block type can hold (scales are float16), far below where ggml's sums overflow float32.
 LARGEST_WEIGHT = 1e10
@@ -58,6 +62,7 @@ class Encoder:
     """Who encodes a tile's rows to types other than its own, and what it can spend on a smaller error."""
 
     encode: Callable[[Tile, Sequence[TensorType], str], list[Bytes]]  # tile, types, effort
+    errors: Callable[[Tile, Sequence[TensorType], str], Errors]  # likewise: [types, rows]
     encodes: Callable[[TensorType], bool]
     requires_importance: Callable[[TensorType], bool]  # to encode the type at all
     efforts: tuple[str, ...]
@@ -79,6 +84,16 @@ def encode_tile(tile: Tile, encoder: str = "quantpress", effort: str = "normal")
     check_encodable(others, encoder, tile.tensor)
     encoded = dict(zip(others, coder.encode(tile, others, effort), strict=True))
     return [encoded.get(type, tile.data) for type in tile.types]
+
+
+def tile_errors(tile: Tile, encoder: str = "quantpress", effort: str = "normal") -> Errors:
+    """The weighted squared errors of a tile's rows in each of its types: float64 [types, rows].
+
+    Σ importance[j] (w[j] - decoded[j])², with 1 for importance where there is none. Raises as `encode_tile`.
+    """
+    coder = encoder_named(encoder, effort)
+    check_encodable(tile.types, encoder, tile.tensor)
+    return coder.errors(tile, tile.types, effort)
 
 
 def encoder_named(name: str, effort: str = "normal") -> Encoder:
@@ -118,12 +133,18 @@ def check_finite(x: NDArray[np.floating], tensor: str, row: int = 0) -> None:
 
 
 def _by_core(tile: Tile, types: Sequence[TensorType], effort: str) -> list[Bytes]:
+    return _core_rows(tile, types, effort=effort).data
+
+
+def _core_errors(tile: Tile, types: Sequence[TensorType], effort: str) -> Errors:
+    return _core_rows(tile, types, effort=effort, keep=False, errors=True).errors
+
+
+def _core_rows(tile: Tile, types: Sequence[TensorType], **how: Any) -> codec.Encoded:
     data, source = tile.data, tile.type
     if not codec.knows(source):
         data, source = ggml.dequantize(data, source, tile.cols).view(np.uint8), TYPES["F32"]
-    return codec.encode_rows(
-        data, source, tile.cols, types, tile.importance, effort=effort, tensor=tile.tensor, row=tile.row
-    ).data
+    return codec.encode_rows(data, source, tile.cols, types, tile.importance, tensor=tile.tensor, row=tile.row, **how)
 
 
 def _by_ggml(tile: Tile, types: Sequence[TensorType], effort: str) -> list[Bytes]:
@@ -132,6 +153,13 @@ def _by_ggml(tile: Tile, types: Sequence[TensorType], effort: str) -> list[Bytes
     if any(type.quantized for type in types):
         _check_magnitudes(x, tile)
     return [_checked(ggml.quantize(x, type, tile.importance), type, tile) for type in types]
+
+
+def _ggml_errors(tile: Tile, types: Sequence[TensorType], effort: str) -> Errors:
+    x = decode(tile.data, tile.type, tile.cols).astype(np.float64)
+    columns = np.ones(tile.cols) if tile.importance is None else tile.importance.astype(np.float64)
+    encoded = zip(types, _by_ggml(tile, types, effort), strict=True)
+    return np.stack([(x - decode(data, type, tile.cols)) ** 2 @ columns for type, data in encoded])
 
 
 def _check_magnitudes(x: Floats, tile: Tile) -> None:
@@ -153,7 +181,7 @@ def _checked(encoded: Bytes, type: TensorType, tile: Tile) -> Bytes:
 
 ENCODERS: Mapping[str, Encoder] = MappingProxyType(
     {
-        "quantpress": Encoder(_by_core, codec.knows, lambda _: False, codec.EFFORTS),
-        "ggml": Encoder(_by_ggml, lambda type_: type_.encodable, ggml.requires_importance, ("normal",)),
+        "quantpress": Encoder(_by_core, _core_errors, codec.knows, lambda _: False, codec.EFFORTS),
+        "ggml": Encoder(_by_ggml, _ggml_errors, lambda type_: type_.encodable, ggml.requires_importance, ("normal",)),
     }
 )

@@ -33,7 +33,16 @@ from quantpress.gguf import GGUF
 from quantpress.model import check_threads, note_context, read_model
 from quantpress.progress import SILENT, Progress
 
-__all__ = ["Evaluation", "affordable_chunks", "evaluate", "evaluations"]
+__all__ = [
+    "Evaluation",
+    "affordable_chunks",
+    "evaluate",
+    "evaluation",
+    "evaluations",
+    "gather",
+    "reserve",
+    "scratch_folder",
+]
 
 SCRATCH_LIMIT = 20 * 10**9  # bytes
 _FEWEST_TOKENS = 4
@@ -124,21 +133,21 @@ def evaluations(
     others = [file for file in files if not file.samefile(base)]
     machine: dict[str, Any] = {"threads": threads, "gpu_layers": gpu_layers}
     first = context // 2
-    with _scratch_folder(scratch) as folder:
+    with scratch_folder(scratch) as folder:
         distributions = folder / "distributions"
         with Engine(base, **machine) as engine:
             windows = texts.chunks(engine, texts.paths_of(text), context, limit=chunks, chat=chat)
             if others:
-                _reserve(folder, windows, engine.info.vocab, scratch_limit, progress)
+                reserve(folder, windows, engine.info.vocab, scratch_limit, progress)
             recorded = engine.record(windows, first, distributions if others else None)
-            own = _gather(recorded, base, windows, progress)
-        yield _evaluation(base, own, own)
+            own = gather(recorded, base, windows, progress)
+        yield evaluation(base, own, own)
         for file in files:
             found = own
             if file in others:
                 with Engine(file, **machine) as engine:
-                    found = _gather(engine.score(windows, first, distributions), file, windows, progress)
-            yield _evaluation(file, found, own)
+                    found = gather(engine.score(windows, first, distributions), file, windows, progress)
+            yield evaluation(file, found, own)
 
 
 def affordable_chunks(vocab: int, context: int, limit: int) -> int:
@@ -199,7 +208,7 @@ def _check_shapes(
 
 
 @contextmanager
-def _scratch_folder(parent: str | Path | None) -> Iterator[Path]:
+def scratch_folder(parent: str | Path | None) -> Iterator[Path]:
     """A new folder that goes away with all that is in it, as do the folders made for it."""
     with ExitStack() as stack:
         try:
@@ -219,7 +228,7 @@ def _remove(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _reserve(folder: Path, windows: Tokens, vocab: int, limit: int | None, progress: Progress) -> None:
+def reserve(folder: Path, windows: Tokens, vocab: int, limit: int | None, progress: Progress) -> None:
     """Tell what the distributions will take; raises InputError above the limit, DiskFullError above the free space."""
     count, context = windows.shape
     needed = count * _window_bytes(vocab, context)
@@ -234,7 +243,7 @@ def _reserve(folder: Path, windows: Tokens, vocab: int, limit: int | None, progr
     progress.note(f"scratch space: {needed:,} bytes in {folder.parent} for {count:,} chunks of {context:,} tokens")
 
 
-def _gather(items: Iterator[Scores], file: str | Path, windows: Tokens, progress: Progress) -> Scores:
+def gather(items: Iterator[Scores], file: str | Path, windows: Tokens, progress: Progress) -> Scores:
     """All windows' scores, one after the other."""
     parts = []
     with progress.task(f"evaluate {Path(file).name}", total=len(windows), unit="chunks") as advance:
@@ -244,7 +253,8 @@ def _gather(items: Iterator[Scores], file: str | Path, windows: Tokens, progress
     return Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _evaluation(file: str | Path, scores: Scores, base: Scores) -> Evaluation:
+def evaluation(file: str | Path, scores: Scores, base: Scores) -> Evaluation:
+    """The numbers of a file from the scores of all positions, its own and the base's."""
     perplexity = float(np.exp(scores.nll.mean()))
     median, p90, p95, p99, p999 = np.percentile(scores.kld, (50, 90, 95, 99, 99.9)).tolist()
     return Evaluation(

@@ -27,7 +27,7 @@ from quantpress.errors import DiskFullError, InputError, PlanError
 from quantpress.files import make_folder
 from quantpress.formats import TensorType
 from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer
-from quantpress.imatrix import Imatrix, check_model
+from quantpress.imatrix import Imatrix, check_model, covered
 from quantpress.imatrix import read as read_imatrix
 from quantpress.metadata import quantized_metadata
 from quantpress.names import model_name, variant_file
@@ -97,7 +97,7 @@ def quantize(
         for one in planned:
             _check_importance(source, one, importance, coder)
             _check_source(source, one, allow_requantize, encoder)
-        _note_uncovered(planned, importance, progress)
+        _note_uncovered(source, planned, importance, progress)
         outputs = _outputs(source, Path(out), planned, importance, split_bytes, extra)
         with _open(outputs, Path(out)):
             encode = partial(encode_tile, encoder=encoder, effort=effort)
@@ -146,10 +146,10 @@ def _check_importance(source: GGUF, one: Plan, importance: Imatrix | None, encod
     if one.imatrix is not None and importance is None:
         found = f"none; the plan was made for {one.imatrix.file or 'one'}"
         raise PlanError(source.path, f"{one.recipe}", expected="an importance matrix", found=found, hint=hint)
-    covered = importance.names if importance is not None else ()
-    missing = missing_importance(one, covered)
+    with_one = covered(importance, source) if importance is not None else ()
+    missing = missing_importance(one, with_one)
     needing = (name for name, type in one.types.items() if type.needs_imatrix and encoder.requires_importance(type))
-    missing += [name for name in needing if name not in covered and name not in missing]
+    missing += [name for name in needing if name not in with_one and name not in missing]
     if missing:
         names = ", ".join(f"{name} ({one.tensors[name]})" for name in missing[:_SHOWN])
         more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
@@ -169,12 +169,15 @@ def _check_source(source: GGUF, one: Plan, allow_requantize: bool, encoder: str)
             raise PlanError(source.path, f"tensor {name}", expected="a float type", found=found.name, hint=hint)
 
 
-def _note_uncovered(planned: Sequence[Plan], importance: Imatrix | None, progress: Progress) -> None:
+def _note_uncovered(
+    source: GGUF, planned: Sequence[Plan], importance: Imatrix | None, progress: Progress
+) -> None:
     """Say which tensors are encoded without importance although there is a matrix, as llama-quantize does."""
     if importance is None:
         return
     quantized = {name: None for one in planned for name in one.matrices if one.types[name].quantized}
-    bare = [name for name in quantized if name not in importance.names]
+    with_one = covered(importance, source)
+    bare = [name for name in quantized if name not in with_one]
     if bare:
         more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
         progress.note(f"not covered by the importance matrix: {', '.join(bare[:_SHOWN])}{more}")

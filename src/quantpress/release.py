@@ -259,7 +259,7 @@ def _importance(run: _Run, base: Base, text: Text) -> Path:
     """The importance matrix of the base for the calibration text."""
     path = run.file(base, "imatrix")
     chat = run.settings.chat and not text.by_model
-    settings: dict[str, Any] = {"context": run.settings.context, "chat": chat}
+    settings: dict[str, Any] = {"context": run.settings.context, "chat": chat, "process_output": True}
     made_from = run.made_from("imatrix", base.sha256, text.sha256, settings)
     if not run.ledger.kept(made_from):
         imatrix(base.path, text=text.files, out=path, **settings, **run.machine)

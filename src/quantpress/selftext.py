@@ -14,7 +14,7 @@ from quantpress.progress import SILENT, Progress
 
 __all__ = ["PURPOSES", "write_samples"]
 
-PURPOSES = ("calibration", "evaluation")
+PURPOSES = ("calibration", "evaluation", "held-out")
 _APART = 1 << 24
 _LENGTH = 512
 

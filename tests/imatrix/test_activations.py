@@ -128,7 +128,8 @@ def test_experts_by_strided_ids(graph: Graph, inputs_each: int) -> None:
 def test_what_is_wanted(graph: Graph) -> None:
     inputs = {tokens: graph.new(F32, 8, tokens) for tokens in (15, 16)}
     halves = graph.new(F16, 8, 16)
-    names = ("blk.0.a.weight", "output.weight", "token_embd.weight", "blk", "CUDA0#output.weight#0")
+    outputs = ("output.weight", "token_embd.weight", "CUDA0#output.weight#0", "CUDA0#token_embd.weight#0")
+    names = ("blk.0.a.weight", *outputs, "blk", "per_layer_token_embd.weight")
     weights = {name: graph.new(F16, 8, 4, name=name) for name in names}
 
     def wanted(weight: str, operand: int, *, process_output: bool = False) -> bool:
@@ -140,7 +141,7 @@ def test_what_is_wanted(graph: Graph) -> None:
     assert not wanted("blk.0.a.weight", halves)
     for name in names[1:]:
         assert not wanted(name, inputs[16])
-        assert wanted(name, inputs[16], process_output=True) == ("output" in name)
+        assert wanted(name, inputs[16], process_output=True) == (name in outputs)
     assert not collector()(weights["blk"], True, None)  # a leaf
 
 

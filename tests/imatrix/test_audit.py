@@ -71,7 +71,24 @@ def test_what_is_missing_is_named(reference: Path, moe: Path) -> None:
     with gguf.read(moe) as model:
         found = audit(Imatrix(sums, whole.counts), model)
     assert found.missing is not None
-    assert set(found.missing) == set(gone[:2])  # neither the output nor the router needs one
+    assert set(found.missing) == set(gone[:3])  # the router is not quantized, the embedding not multiplied
+
+
+def test_a_tied_output_is_missing_in_what_llama_imatrix_makes(reference: Path, f32_gguf: Path) -> None:
+    theirs, name = read(reference / "demo.gguf"), "token_embd.weight"
+    counts = {**theirs.counts, name: np.array([512])}
+    with gguf.read(f32_gguf) as model:
+        assert audit(theirs, model).missing == (name,)
+        for cols, missing in ((256, ()), (4096, (name,))):  # another size is as good as none
+            entry = np.ones((1, cols), np.float32)
+            assert audit(Imatrix({**theirs.sums, name: entry}, counts), model).missing == missing
+
+
+@pytest.mark.parametrize(("causal", "missing"), [(True, ("token_embd.weight",)), (False, ())])
+def test_a_model_that_embeds_texts_has_no_output(causal: bool, missing: tuple[str, ...], tmp_path: Path) -> None:
+    keys = {"attention.causal": gguf.Value.bool_(causal)}
+    with gguf.read(small_model(tmp_path / "m.gguf", 1, ("token_embd.weight",), **keys)) as model:
+        assert audit(ones(["blk.0.attn_q.weight"]), model).missing == missing
 
 
 def test_legacy_counts_are_chunks(reference: Path) -> None:
@@ -99,11 +116,12 @@ def ones(names: Iterable[str], cols: int = 32) -> Imatrix:
     return Imatrix({name: np.ones((1, cols), np.float32) for name in names}, {name: np.array([512]) for name in names})
 
 
-def small_model(path: Path, layers: int, **keys: gguf.Value) -> Path:
+def small_model(path: Path, layers: int, others: tuple[str, ...] = (), **keys: gguf.Value) -> Path:
     metadata = {"general.architecture": gguf.Value.string("some")} | {
         f"some.{key}": value for key, value in keys.items()
     }
-    specs = [gguf.TensorSpec(f"blk.{n}.attn_q.weight", (32, 8), TYPES["F32"]) for n in range(layers)]
+    names = (*(f"blk.{n}.attn_q.weight" for n in range(layers)), *others)
+    specs = [gguf.TensorSpec(name, (32, 8), TYPES["F32"]) for name in names]
     with gguf.Writer(path, metadata, specs) as writer:
         for spec in specs:
             writer.write(spec.name, 0, np.zeros((8, 128), np.uint8))

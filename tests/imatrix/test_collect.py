@@ -80,7 +80,7 @@ def test_another_job_starts_again(change: str, moe: Path, prose: Path, tmp_path:
     other = tmp_path / "other.txt"
     other.write_text(prose.read_text(encoding="utf-8").replace("the", "a"), encoding="utf-8")
     model = write_moe(tmp_path / "other.gguf", seed=5) if change == "model" else moe
-    changed = {"process_output": True, "chunks": 39}
+    changed = {"process_output": False, "chunks": 39}
     settings = SETTINGS | {key: value for key, value in changed.items() if key == change}
     progress = Listener()
     imatrix(model, text=[other if change == "text" else prose], out=out, progress=progress, **settings)

@@ -10,16 +10,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
 from gguf import GGUFReader
 
 from quantpress import gguf
+from quantpress.convert import convert
 from quantpress.engine import Engine, about, activations
 from quantpress.engine.messages import Settings
 from quantpress.engine.session import Session
 from quantpress.imatrix import Imatrix, imatrix, read
 from quantpress.text import chunks
+from tests.convert.test_architectures import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,7 @@ def test_mixture_of_experts_and_output(own_moe: Path, reference: Path, tolerance
     assert ours.sums["blk.0.ffn_up_exps.weight"].shape == (8, 64)
     assert ours.counts["blk.1.ffn_down_exps.weight"].sum() == 2 * 16 * 128  # two experts a token
     assert "output.weight" in ours.names
+    assert "token_embd.weight" not in ours.names  # of which tokens are only looked up
     assert_agree(ours, read(reference / "moe.gguf"), tolerance)
 
 
@@ -95,7 +99,7 @@ def test_in_float32_they_are_the_same_bits(
     with Engine(model, vocab_only=True) as engine:
         windows = chunks(engine, [prose], context, limit=count)
     session = Session(Settings(str(model), 1, 2048 // context, 0, "F16"))
-    ((done, found),) = activations.activations(session, windows, count, True)
+    ((done, found),) = activations.activations(session, windows, count, process_output=model == moe)
     theirs = read(reference / name)
     assert (done, sorted(found)) == (count, sorted(theirs.names))
     for entry, (sums, counts) in found.items():
@@ -103,10 +107,45 @@ def test_in_float32_they_are_the_same_bits(
         assert np.array_equal(counts, theirs.counts[entry]), entry
 
 
-def test_a_tied_output_is_not_collected(own_demo: Path, f32_gguf: Path, prose: Path, tmp_path: Path) -> None:
-    """As llama-imatrix, for which `demo.gguf` comes out the same with and without --process-output."""
-    out = imatrix(f32_gguf, text=[prose], out=tmp_path / "a.gguf", chunks=4, process_output=True, threads=1)
-    assert read(out).names == read(own_demo).names
+def last_norm(session: Session, windows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What goes into the output product, float64 [tokens, hidden]: llama.cpp's embeddings without pooling."""
+    sequences, length = windows.shape
+    session.open(sequences, length)
+    assert llama.llama_pooling_type(session.context) == llama.LLAMA_POOLING_TYPE_NONE
+    llama.llama_set_embeddings(session.context, True)
+    for _ in session.forward(windows):
+        pass  # the logits are of no interest
+    shape = (sequences * length, llama.llama_model_n_embd_out(session.model))
+    found = np.ctypeslib.as_array(llama.llama_get_embeddings(session.context), shape=shape).astype(np.float64)
+    session.close()
+    return found
+
+
+@pytest.mark.parametrize("name", ["demo", "gemma4-e", "moe"])
+def test_what_the_output_sees(name: str, f32_gguf: Path, moe: Path, tmp_path: Path) -> None:
+    """Tied to the embedding, tied with a struct of its own, and a weight of its own; the rest is as without."""
+    model = {"demo": f32_gguf, "moe": moe}.get(name) or convert(checkpoint(name, tmp_path), tmp_path / "m.gguf")
+    session = Session(Settings(str(model), 1, 4, 0, "F16"))
+    windows = np.random.default_rng(3).integers(6, session.n_vocab, size=(4, 96), dtype=np.int32)
+    ((_, found),) = activations.activations(session, windows, 4, process_output=True)
+    ((_, rest),) = activations.activations(session, windows, 4, process_output=False)
+    sums, counts = found.pop("output.weight" if name == "moe" else "token_embd.weight")
+    assert counts.tolist() == [windows.size]
+    np.testing.assert_allclose(sums[0], (last_norm(session, windows) ** 2).sum(axis=0), rtol=1e-12)
+    assert found.keys() == rest.keys()
+    for entry in rest:
+        assert np.array_equal(found[entry][0], rest[entry][0]), entry
+
+
+def test_the_output_is_collected_unless_refused(own_demo: Path, f32_gguf: Path, prose: Path, tmp_path: Path) -> None:
+    """The other entries are the same bits, which are compared with llama-imatrix's above."""
+    ours, without = read(imatrix(f32_gguf, text=[prose], out=tmp_path / "a.gguf", threads=1)), read(own_demo)
+    assert set(ours.names) - set(without.names) == {"token_embd.weight"}
+    assert ours.chunk_count == without.chunk_count
+    assert ours.sums["token_embd.weight"].shape == (1, 256)
+    assert ours.counts["token_embd.weight"] == ours.counts["blk.0.attn_q.weight"]
+    for name in without.names:
+        assert np.array_equal(ours.sums[name], without.sums[name]), name
 
 
 def test_the_file_is_laid_out_as_theirs(own_moe: Path, own_demo: Path, reference: Path) -> None:

@@ -3,8 +3,9 @@
 llama.cpp's scheduler calls us for every node of its graph: first to ask whether we want it, then, once it is computed,
 with its operands in reach. We want what llama-imatrix wants: products with a weight (`MUL_MAT`, at least 16 tokens, F32
 input, a name that begins with `blk.`, or `output.weight` on request) and products with experts (`MUL_MAT_ID`), where
-the rows go to the sums of the expert that they were routed to. A tied output is named `token_embd.weight`, and is no
-more collected here than there.
+the rows go to the sums of the expert that they were routed to. On request also what llama-imatrix leaves out: the
+product with a tied output, whose weight is named `token_embd.weight`, be it the embedding's struct or one of its own.
+Tokens are looked up in an embedding (`GET_ROWS`), so there is no such product where the output is a separate weight.
 
 Sums are float64: unlike float32 ones they do not stall over millions of tokens.
 """
@@ -28,6 +29,7 @@ from quantpress.errors import EngineError
 __all__ = ["activations"]
 
 _FEWEST_TOKENS = 16
+_OUTPUTS = ("output.weight", "token_embd.weight")
 
 Sums = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -39,7 +41,8 @@ def activations(
     """Evaluate int32 chunks [n, length] and sum the squared inputs of every weight.
 
     Yields (chunks done, {weight: (sums float64 [matrices, cols], counts int64 [matrices])}) every `every` chunks,
-    rounded up to a batch, with the sums since the last item. Raises EngineError if an activation is not finite.
+    rounded up to a batch, with the sums since the last item. `process_output`: also of the output, tied or not.
+    Raises EngineError if an activation is not finite.
     """
     collector = _Collector(checked_library(), process_output, session.settings.threads)
     callback = llama.ggml_backend_sched_eval_callback(collector)
@@ -93,7 +96,7 @@ class _Collector:
         if inputs.ne[1] < _FEWEST_TOKENS or inputs.type != F32:
             return False
         name = _weight_name(node.source(0))
-        return name.startswith("blk.") or (self.process_output and name == "output.weight")
+        return name.startswith("blk.") or (self.process_output and name in _OUTPUTS)
 
     def _collect(self, node: Tensor) -> None:
         weight, inputs = node.source(0), node.source(1)

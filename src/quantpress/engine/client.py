@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,7 @@ class Engine:
         gpu_layers: layers to keep on a GPU, -1 for all.
         cache_type: type of the KV cache, F16 (llama.cpp's default) or F32.
         vocab_only: load the tokenizer alone.
+        resident: load the weights into memory of their own, where `assign` can change them.
 
     Every method raises EngineError, with llama.cpp's last log lines, if the child dies or refuses.
     """
@@ -40,10 +41,11 @@ class Engine:
         gpu_layers: int = 0,
         cache_type: str = "F16",
         vocab_only: bool = False,
+        resident: bool = False,
     ) -> None:
         instruction_set()  # a wrong QUANTPRESS_ISA is the user's error, not the child's
         threads = threads or default_threads()
-        self.child = Child(Settings(str(model), threads, sequences, gpu_layers, cache_type, vocab_only))
+        self.child = Child(Settings(str(model), threads, sequences, gpu_layers, cache_type, vocab_only, resident))
         try:
             self.info: ModelInfo = self._one("describe")
         except BaseException:
@@ -61,6 +63,22 @@ class Engine:
     def close(self) -> None:
         """End the child process."""
         self.child.stop()
+
+    def assign(
+        self,
+        types: Mapping[str, str],
+        *,
+        imatrix: Path | None = None,
+        encoder: str = "quantpress",
+        effort: str = "normal",
+    ) -> None:
+        """Make the weights in memory those of a file whose tensors have these types: see `resident.assign`.
+
+        Needs `resident=True`. A tensor that is not named is what it is in the model's file: no types, the float model.
+        """
+        path = None if imatrix is None else str(imatrix)
+        for _ in self.child.ask("assign", types=dict(types), imatrix=path, encoder=encoder, effort=effort):
+            pass  # it yields nothing
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> Tokens:
         """Token ids, int32 [n]; `add_special` adds what the tokenizer adds, `parse_special` reads `<…>` in the text."""

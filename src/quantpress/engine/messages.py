@@ -22,7 +22,7 @@ Tokens = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the child loads the model; `gpu_layers` as in llama.cpp (-1: all)."""
+    """How the child loads the model; `gpu_layers` as in llama.cpp (-1: all); `resident`: its weights can be written."""
 
     model: str
     threads: int
@@ -30,6 +30,7 @@ class Settings:
     gpu_layers: int
     cache_type: str
     vocab_only: bool = False
+    resident: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,9 @@ class Session:
         parameters.vocab_only = settings.vocab_only
         # The weights as they are in the file: repacked ones use AMX, which dies with SIGSEGV under some hypervisors.
         parameters.use_extra_bufts = False
+        if settings.resident:  # in memory of its own: maps of the file are read-only
+            parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
+            parameters.lazy_mode = llama.LLAMA_LAZY_MODE_OFF  # or embeddings of over 4 GiB are mapped in any mode
         self.model = llama.llama_model_load_from_file(os.fsencode(settings.model), parameters)
         if not self.model:
             raise EngineError("llama.cpp cannot load this model")
@@ -58,20 +61,25 @@ class Session:
         self.context: Any = None
         self._opened: tuple[int, int, int, Any] | None = None
         self._callback: Any = None
+        self.refusal: str | None = None  # why nothing may be computed: weights that are half changed
 
     def open(self, sequences: int, length: int, callback: Any = None, *, batch: int | None = None) -> None:
         """An empty context of `sequences` windows of `length` tokens, decoded up to `batch` (default: all) at a time.
 
         `callback` is a cb_eval function or None. The context at hand serves again if it is such a one.
+        Raises EngineError if llama.cpp cannot make it, or with `refusal`.
         """
+        if self.refusal is not None:
+            raise EngineError(self.refusal)
         wanted = (sequences, length, batch or sequences * length, callback)
         if wanted != self._opened:
-            self._close()
+            self.close()
             self.context = self._new_context(*wanted)
             self._opened = wanted
         llama.llama_memory_clear(llama.llama_get_memory(self.context), True)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Free the context: the next `open` makes one whose graphs see the weights as they are by then."""
         if self.context:
             llama.llama_free(self.context)
         self.context = self._opened = None

@@ -18,7 +18,7 @@ from quantpress.children import python_command
 from quantpress.engine.messages import Settings, receive, send
 from quantpress.errors import EngineError, QuantpressError
 
-__all__ = ["Child"]
+__all__ = ["Child", "ending", "tail"]
 
 _COMMAND = python_command("from quantpress.engine.worker import main; main()")
 _LOG_LINES = 12
@@ -108,7 +108,7 @@ class Child:
 
     def _death(self) -> EngineError:
         try:
-            how = _ending(self.process.wait(_LAST_SECONDS))
+            how = ending(self.process.wait(_LAST_SECONDS))
         except subprocess.TimeoutExpired:
             self.process.kill()
             how = "closed its pipe without an answer"
@@ -116,8 +116,7 @@ class Child:
 
     def _tail(self) -> str:
         self.log.seek(0)
-        lines = [line.rstrip() for line in self.log.read().decode(errors="replace").splitlines() if line.strip(" .")]
-        return "\nlast lines of its log:\n  " + "\n  ".join(lines[-_LOG_LINES:]) if lines else ""
+        return tail(self.log.read().decode(errors="replace"))
 
 
 def _start(log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -127,7 +126,14 @@ def _start(log: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True, env=environment)
 
 
-def _ending(code: int) -> str:
+def tail(log: str) -> str:
+    """The last lines of a log, to be put after the message of an error; nothing of an empty one."""
+    lines = [line.rstrip() for line in log.splitlines() if line.strip(" .")]
+    return "\nlast lines of its log:\n  " + "\n  ".join(lines[-_LOG_LINES:]) if lines else ""
+
+
+def ending(code: int) -> str:
+    """How a process ended, by its exit code."""
     if code >= 0:
         return f"exited with status {code}"
     name = signal.Signals(-code).name

@@ -3,6 +3,7 @@
 The evaluation callback hands us a `struct ggml_tensor *`, and ggml has no functions for most of its fields. The struct
 is no stable interface, so `checked_library` makes tensors through ggml's own functions, with shapes, strides, names,
 sources and buffers that we know, and compares every field that we read. A library that disagrees is refused.
+`writable_library` does the same for the two fields that `Tensor.retype` writes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 from quantpress.engine.ggml import load
 from quantpress.errors import EngineError
+from quantpress.formats import TYPES, TensorType
 
-__all__ = ["Library", "Tensor", "checked_library"]
+__all__ = ["Library", "Tensor", "checked_library", "writable_library"]
 
 F32, F16, I32 = 0, 1, 26
 _DIMS, _PARAMS, _SOURCES, _NAME = 4, 16, 10, 64
@@ -44,6 +46,13 @@ class Tensor(ctypes.Structure):
     def source(self, index: int) -> Tensor:
         """The tensor that is this one's operand `index`."""
         return Tensor.from_address(self.src[index])
+
+    def retype(self, type: TensorType) -> None:
+        """Make it a tensor of adjacent rows of another type, of the same shape; its data is left as it is."""
+        self.type = type.id
+        self.nb[0], self.nb[1] = type.bytes, type.row_bytes(self.ne[0])
+        for dim in range(2, _DIMS):
+            self.nb[dim] = self.nb[dim - 1] * self.ne[dim - 1]
 
 
 class _InitParameters(ctypes.Structure):
@@ -78,10 +87,41 @@ def checked_library() -> Library:
         functions.ggml_free(context)
 
 
+@functools.cache
+def writable_library() -> Library:
+    """`checked_library`, if `Tensor.retype` makes of a tensor what ggml makes anew in each type of the table.
+
+    Raises EngineError as `checked_library`.
+    """
+    library = checked_library()
+    context = library.functions.ggml_init(_InitParameters(1 << 20, None, True))
+    try:
+        for type in TYPES.values():
+            for field, expected, found in _retyped(library.functions, context, type):
+                if expected != found:
+                    raise _mismatch(f"{field} of a tensor that became {type.name}", expected, found)
+        return library
+    finally:
+        library.functions.ggml_free(context)
+
+
+def _retyped(functions: ctypes.CDLL, context: int, type: TensorType) -> list[tuple[str, object, object]]:
+    """(field, what ggml makes, what `retype` makes) for an F32 tensor, both empty, nameless and without data."""
+    shape = (512, 5, 3, 2)
+    fresh, changed = (functions.ggml_new_tensor_4d(context, id, *shape) for id in (type.id, F32))
+    Tensor.from_address(changed).retype(type)
+    expected, found = Tensor.from_address(fresh), Tensor.from_address(changed)
+    return [
+        ("ggml_nbytes", functions.ggml_nbytes(fresh), functions.ggml_nbytes(changed)),
+        ("ggml_row_size", functions.ggml_row_size(type.id, shape[0]), found.nb[1]),
+        ("struct", bytes(expected), bytes(found)),
+    ]
+
+
 def _mismatch(field: str, expected: object, found: object) -> EngineError:
     return EngineError(
         f"llama-cpp-python {version('llama_cpp_python')}: struct ggml_tensor: {field}: expected {expected}, "
-        f"found {found}. Its layout has changed: activations cannot be read. Install llama-cpp-python 0.3.36"
+        f"found {found}. Its layout has changed: tensors cannot be read. Install llama-cpp-python 0.3.36"
     )
 
 
@@ -91,6 +131,7 @@ def _signatures() -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "ggml_init": (pointer, (_InitParameters,)),
         "ggml_free": (None, (pointer,)),
         "ggml_new_tensor_4d": (pointer, (pointer, int_, int64, int64, int64, int64)),
+        "ggml_row_size": (size, (int_, int64)),
         "ggml_set_name": (pointer, (pointer, ctypes.c_char_p)),
         "ggml_get_name": (pointer, (pointer,)),
         "ggml_get_data": (pointer, (pointer,)),

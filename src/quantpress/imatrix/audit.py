@@ -25,7 +25,7 @@ from quantpress.imatrix.file import Imatrix, layers, read
 from quantpress.recipes.rules import Role
 from quantpress.recipes.sites import quantizable, role_of
 
-__all__ = ["Audit", "Sparse", "Statistics", "audit", "check_model", "show", "statistics"]
+__all__ = ["Audit", "Sparse", "Statistics", "audit", "check_model", "covered", "show", "statistics"]
 
 _ACTIVE = 1e-5
 _LAYER = re.compile(r"blk\.(\d+)\.")
@@ -84,12 +84,13 @@ def show(path: str | Path, *, model: str | Path | None = None, min_tokens: int =
 def audit(imatrix: Imatrix, model: gguf.GGUF | None = None, *, min_tokens: int = 512) -> Audit:
     """Statistics and coverage; `min_tokens` is what a matrix should have seen.
 
-    `missing` are the model's weights that a quantization may encode and that have no entry; the embedding and the
-    output do without one.
+    `missing` are the model's weights that a quantization may encode and that have no entry, the output among them,
+    which llama-imatrix leaves out. An embedding that is not the output does without: nothing is multiplied by it.
     """
     missing = None
     if model is not None:
-        missing = tuple(name for name in _wanted(model) if name not in imatrix.sums)
+        found = covered(imatrix, model)
+        missing = tuple(name for name in (*_wanted(model), *_output(model)) if name not in found)
     return Audit(statistics(imatrix), tuple(_sparse(imatrix, min_tokens)), min_tokens, missing)
 
 
@@ -109,6 +110,14 @@ def _wanted(model: gguf.GGUF) -> list[str]:
         for name, tensor in model.tensors.items()
         if quantizable(name, tensor.shape, architecture) and role_of(name) not in (Role.EMBEDDING, Role.OUTPUT)
     ]
+
+
+def _output(model: gguf.GGUF) -> tuple[str, ...]:
+    """The weight that the logits come from: a tied one is the embedding; none in a model that embeds texts."""
+    causal = model.get(f"{model.get('general.architecture')}.attention.causal", True)
+    output, embedding = _OUTSIDE
+    name = output if output in model.tensors else embedding
+    return (name,) if causal and name in model.tensors else ()
 
 
 def statistics(imatrix: Imatrix) -> dict[str, Statistics]:
@@ -155,11 +164,21 @@ def _cossim(imatrix: Imatrix, name: str) -> float | None:
     return float(a @ b) / length if length > 0 else None
 
 
+def covered(imatrix: Imatrix, model: gguf.GGUF) -> frozenset[str]:
+    """The model's tensors that there is importance for: those with an entry of their size."""
+    return frozenset(
+        name
+        for name, sums in imatrix.sums.items()
+        if name in model.tensors and sums.size == model.tensors[name].cols * model.tensors[name].matrices
+    )
+
+
 def check_model(imatrix: Imatrix, model: gguf.GGUF) -> None:
     """Raise ImatrixError unless the entries can be of this model.
 
-    Every entry is of a weight of the model and has its size (an unused embedding's may differ), and every layer that
-    llama.cpp runs has entries. A single weight may lack one: no token went that way.
+    Every entry is of a weight of the model and has its size (an embedding's may differ and is of no use then, as in
+    llama-quantize), and every layer that llama.cpp runs has entries. A single weight may lack one: no token went that
+    way.
     """
     known = {*model.tensors, *_OUTSIDE}
     for name in imatrix.names:

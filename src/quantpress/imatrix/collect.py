@@ -23,7 +23,7 @@ from quantpress.engine import Engine, Tokens
 from quantpress.errors import GGUFError, ImatrixError, InputError, OutputError
 from quantpress.files import digest
 from quantpress.formats import TYPES
-from quantpress.imatrix.file import COUNTS, SUMS, Imatrix, whole_chunks, write
+from quantpress.imatrix.file import COUNTS, SUMS, Imatrix, layers, whole_chunks, write
 from quantpress.model import check_threads, note_context, read_model
 from quantpress.progress import SILENT, Progress
 
@@ -55,7 +55,7 @@ def imatrix(
     out: str | Path,
     chunks: int | None = None,
     context: int = 512,
-    process_output: bool = False,
+    process_output: bool = True,
     chat: bool = False,
     threads: int | None = None,
     gpu_layers: int = 0,
@@ -71,7 +71,7 @@ def imatrix(
         out: the file to write.
         chunks: at most so many chunks, default all that the text holds.
         context: tokens a chunk, at least 16.
-        process_output: also for `output.weight`.
+        process_output: also for the output: `output.weight`, or `token_embd.weight` where that is the output (tied).
         chat: render the text through the model's chat template.
         threads: CPU threads, default all cores.
         gpu_layers: layers to keep on a GPU, -1 for all.
@@ -93,7 +93,7 @@ def imatrix(
         identity = _identity(model_digest, windows, process_output, gpu_layers)
         state = _resumed(partial_path(out), identity, progress) if resume else _State()
         _collect(engine, windows, state, _Saves(partial_path(out), identity, every), process_output, progress)
-    if not state.sums:
+    if not layers(state.sums):
         raise ImatrixError(model, "activations", expected="products with weights named blk.*", found="none")
     datasets = tuple(file.name for file in files)
     write(_rounded(state, datasets, context), out)
@@ -156,7 +156,7 @@ def _identity(model: str, windows: Tokens, process_output: bool, gpu_layers: int
         "model": model,
         "tokens": hashlib.sha256(windows.tobytes()).hexdigest(),
         "shape": windows.shape,
-        "process_output": process_output,
+        "output_or_tied_embedding": process_output,
         "gpu_layers": gpu_layers,
         "llama_cpp_python": version("llama_cpp_python"),
     }

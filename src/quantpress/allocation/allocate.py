@@ -1,0 +1,303 @@
+"""Automatic bit allocation: the assignment of types to tensors with the least damage for a size, and proof that it is.
+
+    errors (seconds) → knapsack → search on one text, in memory → gate on another text, against a stock mix
+
+Without a text to search on, the knapsack's choice from errors alone is the plan. The gate compares plan and reference
+on held-out text; a plan that does not win is reported, and the reference's types are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quantpress import gguf
+from quantpress import text as texts
+from quantpress.allocation.candidates import CANDIDATES, Constraints, Group, bounds, choices, fixed_bytes
+from quantpress.allocation.damage import scales
+from quantpress.allocation.measure import Meter, meter
+from quantpress.allocation.problem import Choice, Problem, problem_of
+from quantpress.allocation.search import Divergences, Found, search
+from quantpress.allocation.target import Spend, Target
+from quantpress.cpu import default_threads
+from quantpress.engine import Tokens
+from quantpress.errors import PlanError
+from quantpress.evaluate import Evaluation
+from quantpress.formats import TYPES, TensorType, tensor_type
+from quantpress.gguf import GGUF
+from quantpress.imatrix import Imatrix, check_model
+from quantpress.imatrix import read as read_imatrix
+from quantpress.metadata import ImatrixInfo
+from quantpress.plan import Extra, Plan, check, from_types, missing_importance, plan
+from quantpress.progress import SILENT, Progress
+from quantpress.recipes import MIXES
+from quantpress.sensitivity import Observed, Sensitivity, add_errors, fingerprint, read_sensitivity
+
+__all__ = ["Allocation", "Gate", "allocate"]
+
+SEARCH_CHUNKS, GATE_CHUNKS = 16, 32
+_SMALLEST = "IQ1_S"  # stands for a file that is smaller than every mix
+_BUDGET = Spend(seconds=600)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Plan and reference on the held-out text; `passed`: the plan's mean divergence is lower, and is what is used."""
+
+    text: str
+    plan: Evaluation
+    reference: Evaluation | None  # None where no stock mix is as small
+
+    @property
+    def passed(self) -> bool:
+        """Whether the plan is no worse than its reference."""
+        return self.reference is None or self.plan.kld_mean < self.reference.kld_mean
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A plan and how it was found."""
+
+    plan: Plan
+    reference: str | None  # the recipe it is compared with: that of `like`, or the largest stock mix that is no larger
+    limit: int  # bytes that the file was allowed
+    predicted: float  # nats, by the scales that were fitted; from errors alone it only ranks
+    gap: float  # relative: how far the knapsack may be from its optimum
+    measured: float | None  # mean KL divergence on the search text
+    probes: int
+    gate: Gate | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: the plan's own entries, and `allocation`."""
+        gate = None if self.gate is None else {**asdict(self.gate), "passed": self.gate.passed}
+        own = {key: value for key, value in asdict(replace(self, gate=None)).items() if key not in ("plan", "gate")}
+        return {**self.plan.to_dict(), "allocation": {**own, "gate": gate}}
+
+
+def allocate(
+    model: str | Path,
+    target: Target,
+    *,
+    imatrix: str | Path | None = None,
+    text: texts.Paths = (),
+    held_out: texts.Paths = (),
+    budget: Spend = _BUDGET,
+    constraints: Constraints | None = None,
+    encoder: str = "quantpress",
+    effort: str = "normal",
+    sensitivity: str | Path | None = None,
+    extra: Extra = (),
+    chat: bool = False,
+    search_chunks: int = SEARCH_CHUNKS,
+    gate_chunks: int = GATE_CHUNKS,
+    scratch: str | Path | None = None,
+    threads: int | None = None,
+    progress: Progress = SILENT,
+) -> Allocation:
+    """Plan the best file for a target.
+
+    Args:
+        model: the float model, a GGUF file.
+        target: see `target.parse_target`.
+        imatrix: an importance matrix of the model. Without one, types that need one are left out, and it is said.
+        text: to search on; without it the plan is made from errors alone.
+        held_out: text for the gate, which neither imatrix nor search should have seen; without it the model writes it.
+        budget: how much measuring the search may do, see `target.parse_spend`.
+        constraints: see `candidates.Constraints`.
+        encoder: who will encode, "quantpress" or "ggml", and with what `effort`.
+        sensitivity: a file that keeps errors and probes: what it holds is not computed again.
+        extra: metadata that will be added, as in `plan`.
+        chat: render the texts through the model's chat template.
+        search_chunks: windows of the search text.
+        gate_chunks: windows of the held-out text.
+        scratch: folder for the float model's predictions, default the system's temporary one.
+        threads: default all cores.
+        progress: told of every step.
+
+    Raises PlanError for a target out of reach (it says both bounds) or constraints that cannot hold, InputError for a
+    sensitivity file of something else, TextError, ImatrixError, EngineError, OutputError.
+    """
+    importance = None if imatrix is None else read_imatrix(imatrix)
+    encoding = {"encoder": encoder, "effort": effort}
+    with gguf.read(model) as source:
+        if importance is not None:
+            check_model(importance, source)
+        else:
+            progress.note("no importance matrix: types that need one are left out, and the others are encoded worse")
+        frame = _frame(source, target, importance, constraints, extra, encoder)
+        path = None if sensitivity is None else Path(sensitivity)
+        known = read_sensitivity(path, {**fingerprint(source, importance), **encoding})
+        threads = threads or default_threads()
+        add_errors(known, source, frame.candidates, importance, threads=threads, progress=progress, **encoding)
+        problem = problem_of(source, frame.groups, known.errors, frame.limit - frame.fixed)
+        files = texts.paths_of(text)
+        if not files or budget.none:
+            why = "no text to search on" if not files else "no budget for measuring"
+            progress.note(f"{why}: planned from errors alone, which rank the types but measure nothing")
+            return _from_errors(frame, problem)
+        with meter(Path(model), imatrix, scratch=scratch, threads=threads, **encoding) as instrument:
+            windows = instrument.windows(files, limit=search_chunks, chat=chat)
+            found = _searched(problem, instrument, windows, budget.restarted(), known, progress)
+            gate = _gate(
+                frame,
+                instrument,
+                problem.types(found.best.choice),
+                texts.paths_of(held_out),
+                gate_chunks,
+                chat,
+                progress,
+            )
+        return _judged(frame, problem, found, gate, progress)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What is fixed before anything is measured; `limit` and `fixed` in bytes of the file."""
+
+    source: GGUF
+    target: Target
+    info: ImatrixInfo | None
+    extra: Extra
+    groups: list[Group]
+    fixed: int
+    limit: int
+    reference: Plan | None
+
+    @property
+    def candidates(self) -> dict[str, list[TensorType]]:
+        """Tensor to the types whose errors are wanted: all that it may have but its own."""
+        return {
+            name: [type for type in group.types if type != self.source.tensors[name].type]
+            for group in self.groups
+            for name in group.names
+        }
+
+    def plan(self, types: Mapping[str, str]) -> Plan:
+        """The plan that gives these tensors these types."""
+        tensors = {name: TYPES[types[name]] if name in types else one.type for name, one in self.source.tensors.items()}
+        check(self.source, tensors)
+        return from_types(
+            self.source,
+            tensors,
+            recipe=self.target.name,
+            file_type=self.reference.file_type if self.reference else MIXES[_SMALLEST].file_type,
+            imatrix=self.info,
+            extra=self.extra,
+        )
+
+
+def _frame(
+    source: GGUF,
+    target: Target,
+    importance: Imatrix | None,
+    constraints: Constraints | None,
+    extra: Extra,
+    encoder: str,
+) -> _Frame:
+    """Raises PlanError for a size that no choice of types has."""
+    info = importance.info if importance is not None else None
+    covered = importance.names if importance is not None else None
+    groups = choices(source, covered=covered, constraints=constraints, encoder=encoder)
+    fixed = fixed_bytes(source, groups, imatrix=info, extra=extra)
+    limit = target.file_bytes(source, groups, info, extra)
+    smallest, largest = bounds(groups, fixed)
+    if target.kind == "fit":  # more memory than the float model takes is no error
+        limit = min(limit, largest)
+    if not smallest <= limit <= largest:
+        expected = f"a file of {smallest:,} to {largest:,} bytes, the smallest and the largest that there can be"
+        raise PlanError(source.path, target.text, expected=expected, found=f"{limit:,} bytes")
+    reference = _reference(source, target, limit, info, covered, extra)
+    return _Frame(source, target, info, extra, groups, fixed, limit, reference)
+
+
+def _reference(
+    source: GGUF,
+    target: Target,
+    limit: int,
+    info: ImatrixInfo | None,
+    covered: Collection[str] | None,
+    extra: Extra,
+) -> Plan | None:
+    """The plan to beat: that of `like`, else of the largest mix that is no larger; None where all are larger."""
+    names = [target.text] if target.kind == "like" else [name for name in MIXES if _comparable(name)]
+    plans = [plan(source, type=name, imatrix=info, extra=extra) for name in names]
+    fitting = [one for one in plans if one.bytes <= limit and not missing_importance(one, covered or ())]
+    return max(fitting, key=lambda one: one.bytes, default=None)
+
+
+def _comparable(mix: str) -> bool:
+    """Whether people would take the mix: not those made for models trained in few bits, nor Q2_K_S's stricter rules."""
+    base = tensor_type(MIXES[mix].base)
+    return base in CANDIDATES and mix != "Q2_K_S"
+
+
+def _searched(
+    problem: Problem,
+    instrument: Meter,
+    windows: Tokens,
+    spend: Spend,
+    known: Sensitivity,
+    progress: Progress,
+) -> Found:
+    passage = instrument.passage("search", windows, progress)
+
+    def measure(choice: Choice) -> Divergences:
+        return instrument.scores(passage, problem.types(choice)).kld
+
+    def save(observed: Observed) -> None:
+        known.probes[passage.digest] = observed
+        known.save()
+
+    return search(problem, measure, spend, known.probes.get(passage.digest, {}), save=save, progress=progress)
+
+
+def _gate(
+    frame: _Frame,
+    instrument: Meter,
+    types: Mapping[str, str],
+    files: Sequence[Path],
+    chunks: int,
+    chat: bool,
+    progress: Progress,
+) -> Gate:
+    """Plan and reference on the held-out text, which the model writes where none is given."""
+    if not files:
+        progress.note("no held-out text: the model writes its own")
+        files = [instrument.sampled("held-out", chunks, progress)]
+        chat = False
+    passage = instrument.passage("held-out", instrument.windows(files, limit=chunks, chat=chat), progress)
+    other = None if frame.reference is None else frame.reference
+    return Gate(
+        ", ".join(file.name for file in files),
+        instrument.evaluation(frame.target.name, passage, types),
+        None if other is None else instrument.evaluation(other.recipe, passage, changed(frame.source, other)),
+    )
+
+
+def _from_errors(frame: _Frame, problem: Problem) -> Allocation:
+    damages = problem.damages(scales(problem.roles, {}, 0.0))
+    choice, gap = problem.solve(damages)
+    reference = frame.reference.recipe if frame.reference else None
+    found = frame.plan(problem.types(choice))
+    return Allocation(found, reference, frame.limit, problem.damage(choice, damages), gap, None, 0, None)
+
+
+def _judged(frame: _Frame, problem: Problem, found: Found, gate: Gate, progress: Progress) -> Allocation:
+    """The plan that the gate lets through, or its reference."""
+    choice = found.best.choice
+    predicted = problem.damage(choice, problem.damages(found.scales))
+    kept = problem.types(choice)
+    if not gate.passed and frame.reference is not None:
+        name = frame.reference.recipe
+        progress.note(f"{frame.target.name} is no better than {name} on held-out text: the types of {name} are kept")
+        kept = changed(frame.source, frame.reference)
+    reference = frame.reference.recipe if frame.reference else None
+    measured = found.best.mean
+    return Allocation(frame.plan(kept), reference, frame.limit, predicted, found.gap, measured, found.probes, gate)
+
+
+def changed(source: GGUF, one: Plan) -> dict[str, str]:
+    """The tensors to which a plan gives another type than they have, with that type."""
+    return {name: type for name, type in one.tensors.items() if type != source.tensors[name].type.name}

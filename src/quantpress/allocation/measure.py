@@ -1,0 +1,94 @@
+"""Divergence of assignments of types, measured without writing a file.
+
+The model is loaded once; the types of its weights are swapped in memory (engine/resident.py) and llama.cpp runs the
+text on what it would read from a file of these types: the scores are the same, bit for bit. So a probe costs the
+forward pass, and the encoding of what no earlier probe had.
+
+A text is a set of windows, of which the float model's predictions are recorded first. `evaluate` would start a process
+and load a file for each assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantpress import text as texts
+from quantpress.engine import Engine, Scores, Tokens
+from quantpress.evaluate import SCRATCH_LIMIT, Evaluation, evaluation, gather, reserve, scratch_folder
+from quantpress.files import digest
+from quantpress.progress import SILENT, Progress
+from quantpress.selftext import write_samples
+
+__all__ = ["Meter", "Passage", "meter"]
+
+CONTEXT = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """Windows int32 [n, context] and where the float model's predictions of them wait; `own`: its own scores."""
+
+    windows: Tokens
+    distributions: Path
+    own: Scores
+
+    @property
+    def digest(self) -> str:
+        """Of the windows."""
+        return digest(self.windows.tolist())
+
+
+class Meter:
+    """A resident model, the way its weights are encoded, and a scratch folder. Made by `meter`."""
+
+    def __init__(self, engine: Engine, scratch: Path, encoding: Mapping[str, Any]) -> None:
+        self._engine, self._scratch, self._encoding = engine, scratch, dict(encoding)
+
+    def windows(self, files: Sequence[Path], *, limit: int | None = None, chat: bool = False) -> Tokens:
+        """At most `limit` windows of text files, int32 [n, CONTEXT]; raises TextError."""
+        return texts.chunks(self._engine, files, CONTEXT, limit=limit, chat=chat)
+
+    def sampled(self, purpose: str, chunks: int, progress: Progress = SILENT) -> Path:
+        """A text of about so many windows that the float model writes."""
+        path = self._scratch / f"{purpose}.txt"
+        self._engine.assign({}, **self._encoding)
+        write_samples(self._engine, path, purpose, (chunks + 1) * CONTEXT, 0, progress)
+        return path
+
+    def passage(self, name: str, windows: Tokens, progress: Progress = SILENT) -> Passage:
+        """Record what the float model predicts for windows; raises InputError where the scratch space is too small."""
+        distributions = self._scratch / name
+        reserve(self._scratch, windows, self._engine.info.vocab, SCRATCH_LIMIT, progress)
+        self._engine.assign({}, **self._encoding)
+        recorded = self._engine.record(windows, windows.shape[1] // 2, distributions)
+        return Passage(windows, distributions, gather(recorded, f"{name} text", windows, progress))
+
+    def scores(self, passage: Passage, types: Mapping[str, str]) -> Scores:
+        """The scores of the model with these types (tensor to type; others as they are) on a passage."""
+        self._engine.assign(types, **self._encoding)
+        found = self._engine.score(passage.windows, passage.windows.shape[1] // 2, passage.distributions)
+        return gather(found, "", passage.windows, SILENT)
+
+    def evaluation(self, name: str, passage: Passage, types: Mapping[str, str]) -> Evaluation:
+        """All that `evaluate` tells of a file, on a passage."""
+        return evaluation(name, self.scores(passage, types), passage.own)
+
+
+@contextmanager
+def meter(
+    model: Path,
+    imatrix: str | Path | None,
+    *,
+    encoder: str,
+    effort: str,
+    scratch: str | Path | None = None,
+    threads: int | None = None,
+) -> Iterator[Meter]:
+    """A model in llama.cpp's process, and a scratch folder that goes with it."""
+    path = None if imatrix is None else Path(imatrix)
+    with scratch_folder(scratch) as folder, Engine(model, threads=threads, resident=True) as engine:
+        yield Meter(engine, folder, {"imatrix": path, "encoder": encoder, "effort": effort})

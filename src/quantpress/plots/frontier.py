@@ -1,0 +1,221 @@
+"""File size against KL divergence, on a log axis because a bit more a weight divides the divergence by about four.
+
+Points without a divergence above 0 (the unquantized model) have no place on such an axis and would stretch the other:
+they are named in a note below and not drawn. A dotted line goes from each other file to the line of the automatic ones
+at the same size: the reader sees the gap, and no number stands there that was not measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from quantpress.errors import InputError
+from quantpress.plots.page import (
+    CARD,
+    PAD,
+    SOFT,
+    UNITS,
+    cut,
+    draw_line,
+    draw_text,
+    heading,
+    human,
+    new_page,
+    number,
+    printable,
+    save,
+    settings,
+    text_width,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Point", "frontier"]
+
+_STYLES = {  # colour, marker, name; colours of Okabe and Ito, safe for every colour vision, and shapes besides
+    "mix": ("#d55e00", "s", "stock mixes"),
+    "auto": ("#0072b2", "o", "automatic plans"),
+    "other": ("#6e7781", "D", "other files"),
+    "base": ("#6e7781", "D", "other files"),
+}
+_WIDTH, _HEIGHT = 860, 560
+_AREA = (72, 92, 816, 488)  # left, top, right, bottom of the axes
+
+
+@dataclass(frozen=True)
+class Point:
+    """A file on the frontier: `bytes` of the file, mean KL divergence and its standard error in nats a token."""
+
+    name: str
+    bytes: int
+    kld: float
+    error: float
+    kind: Literal["mix", "auto", "base", "other"]
+
+
+def frontier(points: Sequence[Point], path: Path, *, title: str | None = None) -> Path:
+    """Draw size against divergence and return `path`; raises OutputError, InputError without a point to draw.
+
+    Points whose divergence is 0 or below, or not finite, are named in a note and not drawn.
+    """
+    drawn = [point for point in points if 0 < point.kld < math.inf]
+    if not drawn:
+        raise InputError(None, "points", expected="one with a divergence above 0", found=f"none in {len(points)}")
+    with settings():
+        return save(_frontier_figure(points, drawn, title), path)
+
+
+def _frontier_figure(points: Sequence[Point], drawn: Sequence[Point], title: str | None) -> Figure:
+    figure, page = new_page(_WIDTH, _HEIGHT)
+    note = "lower and further left is better; bars are standard errors"
+    heading(page, _WIDTH, title or "Size and divergence", "", note)
+    _draw_kinds(page, drawn)
+    axes, unit = _axes(figure, drawn)
+    line = sorted((point for point in drawn if point.kind == "auto"), key=lambda point: point.bytes)
+    axes.plot([p.bytes / unit for p in line], [p.kld for p in line], color=_STYLES["auto"][0], lw=1.4, gid="auto-line")
+    _draw_gaps(axes, drawn, line, unit)
+    for i, point in enumerate(drawn):
+        _draw_point(axes, point, unit, f"point-{i}-{point.name}")
+    _draw_names(page, axes, drawn, line, unit)
+    left_out = [f"{point.name} ({human(point.bytes)})" for point in points if point not in drawn]
+    if left_out:
+        note = cut(f"not drawn, as their divergence is not above 0: {', '.join(left_out)}", 8.5, _WIDTH - 2 * PAD)
+        draw_text(page, PAD, _HEIGHT - 16, note, 8.5, SOFT, gid="left-out")
+    return figure
+
+
+def _axes(figure: Figure, points: Sequence[Point]) -> tuple[Axes, int]:
+    """Axes with limits that hold all points, and the bytes in a unit of x."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    left, top, right, bottom = _AREA
+    place = (left / _WIDTH, 1 - bottom / _HEIGHT, (right - left) / _WIDTH, (bottom - top) / _HEIGHT)
+    axes = figure.add_axes(place, facecolor="none", yscale="log")
+    sizes, klds = [p.bytes for p in points], [p.kld for p in points]
+    unit, name, power = next(row for row in UNITS if max(sizes) >= row[0] or row[0] == 1)
+    margin = 0.09 * (max(sizes) - min(sizes)) or 0.1 * max(sizes) or 1
+    axes.set_xlim((min(sizes) - margin) / unit, (max(sizes) + margin) / unit)
+    axes.set_ylim(min(klds) / 1.9, max(p.kld + max(0, p.error) for p in points) * 1.6)
+    axes.xaxis.set_major_locator(MaxNLocator(8))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    few = max(klds) / min(klds) > 3000  # decades
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0), numticks=99))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"file size, {name}" + (f" ({power} bytes)" if power else ""), color=SOFT, fontsize=9.5, labelpad=7)
+    axes.set_ylabel("KL divergence, nats a token (log scale)", color=SOFT, fontsize=9.5, labelpad=7)
+    axes.tick_params(colors=SOFT, labelsize=9, length=0, pad=6)
+    axes.grid(color="#e8ebef", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    return axes, unit
+
+
+def _draw_gaps(axes: Axes, points: Sequence[Point], line: Sequence[Point], unit: int) -> None:
+    """From each other file straight down, or up, to the line of the automatic ones: the gap at the same size."""
+    sizes, logs = [p.bytes for p in line], [math.log(p.kld) for p in line]
+    for point in points:
+        if point.kind != "auto" and line and sizes[0] <= point.bytes <= sizes[-1]:
+            ends = point.kld, math.exp(np.interp(point.bytes, sizes, logs))
+            axes.plot([point.bytes / unit] * 2, ends, color=_STYLES[point.kind][0], lw=1.1, ls=(0, (1, 2)), alpha=0.8)
+
+
+def _draw_point(axes: Axes, point: Point, unit: int, gid: str) -> None:
+    """A marker and its error bar, which ends at the lower edge where the error exceeds the value."""
+    colour, marker, _ = _STYLES[point.kind]
+    x, low = point.bytes / unit, max(point.kld - point.error, axes.get_ylim()[0])
+    if point.error > 0:
+        axes.plot([x, x], [low, point.kld + point.error], color=colour, lw=1.1, marker="_", ms=5, mew=1.1)
+    inside = colour if point.kind == "auto" else CARD
+    axes.plot([x], [point.kld], ls="", marker=marker, ms=6, mfc=inside, mec=colour, mew=1.5, gid=printable(gid))
+
+
+def _draw_kinds(page: Axes, points: Sequence[Point]) -> None:
+    """The kinds that there are, in a line above the axes."""
+    kinds = {point.kind for point in points}
+    styles = [_STYLES[kind] for kind in _STYLES if kind in kinds]
+    x = PAD + 6.0
+    for colour, marker, name in dict.fromkeys(styles):
+        if marker == "o":
+            draw_line(page, (x - 6, x + 6), (74, 74), colour)
+        inside = colour if marker == "o" else CARD
+        page.plot([x], [74], ls="", marker=marker, ms=6, mfc=inside, mec=colour, mew=1.5)
+        draw_text(page, x + 11, 74, name, 9.5)
+        x += 11 + text_width(name, 9.5) + 24
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _draw_names(page: Axes, axes: Axes, points: Sequence[Point], line: Sequence[Point], unit: int) -> None:
+    """Names beside the points, each where it covers least: greedy, from left to right."""
+    spots = {id(p): _spot(axes, p, unit) for p in points}
+    curve = [spots[id(p)] for p in line]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots.values()]
+    taken += _dots(curve)
+    for point in sorted(points, key=lambda p: (p.bytes, p.kld, p.name)):
+        x, y = spots[id(point)]
+        name = cut(point.name, 8.5, 190)
+        _, where, box = min(_candidates(x, y, text_width(name, 8.5), taken, below=point.kind == "auto"))
+        taken.append(box)
+        centre = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        if where > 16:
+            end = _nearest(box, x, y)
+            draw_line(page, (x, end[0]), (y, end[1]), "#afb8c1", 0.7)
+            taken += _dots([(x, y), end])
+        draw_text(page, *centre, name, 8.5, _STYLES[point.kind][0], align="center", gid=f"name-{point.name}")
+
+
+def _spot(axes: Axes, point: Point, unit: int) -> tuple[float, float]:
+    """Where a point is on the page, whose y grows downwards."""
+    x, y = axes.transData.transform((point.bytes / unit, point.kld))
+    return float(x), _HEIGHT - float(y)
+
+
+def _dots(curve: Sequence[tuple[float, float]]) -> list[_Box]:
+    """Small boxes along a line."""
+    found = []
+    for (x0, y0), (x1, y1) in pairwise(curve):
+        for t in np.linspace(0, 1, 2 + int(math.hypot(x1 - x0, y1 - y0) / 6)):
+            x, y = float(x0 + t * (x1 - x0)), float(y0 + t * (y1 - y0))
+            found.append((x - 1, y - 1, x + 1, y + 1))
+    return found
+
+
+def _nearest(box: _Box, x: float, y: float) -> tuple[float, float]:
+    """The point of a box that is nearest to a point."""
+    return min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
+
+
+def _candidates(
+    x: float, y: float, width: float, taken: Sequence[_Box], *, below: bool
+) -> Iterator[tuple[float, float, _Box]]:
+    """Boxes around a point with what is wrong with each: cost, distance, box."""
+    for distance in (11, 20, 31, 44, 60):
+        for rank, turn in enumerate((40, 75, 10, 110, -20, 150, 180, -60)):
+            angle = math.radians(turn + 180 if below else turn)
+            cx = x + math.cos(angle) * distance + max(-0.5, min(0.5, math.cos(angle))) * width
+            cy = y - math.sin(angle) * distance
+            box = (cx - width / 2, cy - 5.5, cx + width / 2, cy + 5.5)
+            left, top, right, bottom = _AREA
+            out = (
+                max(0, left + 2 - box[0]) + max(0, box[2] - right - 20) + max(0, top - box[1]) + max(0, box[3] - bottom)
+            )
+            leader = _dots([(x, y), _nearest(box, x, y)])[2:-1] if distance > 16 else []
+            crossed = sum(_overlap(dot, other) for dot in leader for other in taken)
+            cost = 100 * out + sum(_overlap(box, other) for other in taken) + crossed + 0.8 * distance + 2.0 * rank
+            yield cost, distance, box
+
+
+def _overlap(a: _Box, b: _Box) -> float:
+    return max(0, min(a[2], b[2]) - max(a[0], b[0]) + 2) * max(0, min(a[3], b[3]) - max(a[1], b[1]) + 1)

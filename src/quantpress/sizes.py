@@ -1,0 +1,32 @@
+"""Numbers of bytes as people write them: 16GB, 2.40 GB, 16GiB."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from quantpress.errors import PlanError
+
+__all__ = ["parse_bytes"]
+
+_UNITS = {"B": 1} | {
+    f"{prefix}{suffix}": base**power
+    for power, prefix in enumerate("KMGT", 1)
+    for suffix, base in (("B", 1000), ("IB", 1024))
+}
+_FORM = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]+)\s*", re.ASCII)
+
+
+def parse_bytes(text: str, field: str = "size") -> int:
+    """Bytes, rounded down: decimal units for kB, MB, GB and TB, binary ones for KiB to TiB, in any case.
+
+    Raises PlanError, which names `field`, for anything else: a bare number or `16G` may mean either.
+    """
+    found = _FORM.fullmatch(text)
+    unit = _UNITS.get(found[2].upper()) if found else None
+    if found is None or unit is None:
+        raise PlanError(None, field, expected="a number with a unit, such as 16GB or 16GiB", found=repr(text))
+    size = int(Decimal(found[1]) * unit)
+    if size < 1:
+        raise PlanError(None, field, expected="at least one byte", found=repr(text))
+    return size

@@ -1,0 +1,224 @@
+"""The pictures: well-formed, the same bytes every time, complete, and in the right places."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from quantpress import gguf
+from quantpress.errors import InputError, OutputError
+from quantpress.formats import TYPES
+from quantpress.plan import Plan, from_types, plan
+from quantpress.plots import Point, frontier, plan_map
+from quantpress.plots.plan_map import role_and_layer
+from tests.recipes import shapes
+
+SVG = "{http://www.w3.org/2000/svg}"
+MIXES = [
+    Point("Q2_K", 1_800_000_000, 0.038, 0.001, "mix"),
+    Point("Q4_K_M", 2_490_000_000, 0.0038, 0.0001, "mix"),
+    Point("Q6_K", 3_190_000_000, 0.0006, 0.0007, "mix"),  # an error larger than the value
+]
+AUTO = [Point(f"auto:{i}", 1_790_000_000 + 350_000_000 * i, 0.03 / 3**i, 0.0001, "auto") for i in range(5)]
+
+
+def ids(path: Path) -> dict[str, ET.Element]:
+    return {found.attrib["id"]: found for found in ET.parse(path).iter() if "id" in found.attrib}  # noqa: S314 (our own file)
+
+
+def texts(path: Path) -> list[str]:
+    """Text is drawn as paths: matplotlib says in a comment what it is."""
+    return [found.strip() for found in re.findall(r"<!--(.*?)-->", path.read_text(encoding="utf-8"), re.DOTALL)]
+
+
+def place(group: ET.Element) -> tuple[float, float]:
+    """Where a marker is."""
+    (use,) = group.iter(f"{SVG}use")
+    return float(use.attrib["x"]), float(use.attrib["y"])
+
+
+def box(group: ET.Element) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a rectangle."""
+    (path,) = group.iter(f"{SVG}path")
+    numbers = [float(found) for found in re.findall(r"-?[\d.]+", path.attrib["d"])]
+    return min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])
+
+
+def mixed(path: Path) -> Plan:
+    """A plan with many types."""
+    with gguf.read(path) as model:
+        base = plan(model, type="Q4_K_M")
+        several = ["IQ3_XXS", "Q3_K", "IQ4_XS", "Q5_K", "Q8_0"]
+        types = base.types | {name: TYPES[several[i % 5]] for i, name in enumerate(base.matrices)}
+        return from_types(model, types, recipe="auto:4bpw", file_type=base.file_type)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plots")
+    return shapes.llama(folder / "small.gguf", layers=4, hidden=1024, ffn_size=2048, heads=8, kv_heads=2)
+
+
+def test_every_matrix_has_a_cell_and_every_type_a_name(small: Path, tmp_path: Path) -> None:
+    found = mixed(small)
+    path = plan_map(found, tmp_path / "plan.svg")
+    assert {name[5:] for name in ids(path) if name.startswith("cell-")} == set(found.matrices)
+    drawn = texts(path)
+    for type in set(found.tensors.values()):
+        assert any(type in text for text in drawn), type
+    assert {f"type-{found.tensors[name]}" for name in found.matrices} <= ids(path).keys()
+    assert sum(text in TYPES for text in drawn) == len(found.matrices)  # wide cells: a name in each
+    assert "small · auto:4bpw" in drawn
+    assert any(f"{found.bits_per_weight:.2f} bits a weight" in text for text in drawn)
+
+
+def test_columns_are_layers_and_rows_are_roles(small: Path, tmp_path: Path) -> None:
+    groups = ids(plan_map(mixed(small), tmp_path / "plan.svg"))
+    lefts = [box(groups[f"cell-blk.{layer}.ffn_up.weight"])[0] for layer in range(4)]
+    assert lefts == sorted(set(lefts))
+    roles = "attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down".split()
+    names = ["token_embd", "output", *(f"blk.0.{role}" for role in roles)]
+    tops = [box(groups[f"cell-{name}.weight"])[1] for name in names]
+    assert tops == sorted(set(tops))
+
+
+def test_bars_are_shares_of_the_bytes(small: Path, tmp_path: Path) -> None:
+    found = mixed(small)
+    with gguf.read(small) as model:
+        path = plan_map(found, tmp_path / "plan.svg", model=model)
+        sizes: dict[str, float] = {}
+        for name in found.matrices:
+            type, (cols, rows) = found.types[name], model.tensors[name].shape
+            role = role_and_layer(name)[0]
+            sizes[role] = sizes.get(role, 0) + rows * type.row_bytes(cols)
+    left, _, right, _ = zip(*(box(ids(path)[f"share-{role}"]) for role in sizes), strict=True)
+    lengths = [b - a for a, b in zip(left, right, strict=True)]
+    shares = [size / max(sizes.values()) for size in sizes.values()]
+    assert lengths == pytest.approx([max(0.8, 70 * share) for share in shares], abs=1e-3)
+    assert sum(float(t[:-2]) for t in texts(path) if t.endswith(" %")) == pytest.approx(100, abs=1)
+
+
+def test_eighty_layers_join_equal_neighbours(tmp_path: Path) -> None:
+    model = shapes.llama(tmp_path / "l.gguf", layers=80, hidden=1024, ffn_size=2048, heads=8, kv_heads=2)
+    path = plan_map(plan(model, type="Q4_K_S"), tmp_path / "plan.svg")
+    named = [text for text in texts(path) if text in TYPES]
+    assert len([name for name in ids(path) if name.startswith("cell-")]) == 80 * 7 + 2
+    assert len(named) < 40
+    assert "layer-70" in ids(path)
+
+
+def test_a_plan_with_one_tensor(tmp_path: Path) -> None:
+    keys = {"block_count": 1, "attention.head_count": 1}
+    inside = shapes.write(tmp_path / "a.gguf", "llama", {"blk.7.attn_q.weight": (256, 256)}, keys)
+    outside = shapes.write(tmp_path / "b.gguf", "llama", {"token_embd.weight": (256, 256)}, keys)
+    vector = shapes.write(tmp_path / "c.gguf", "llama", {"output_norm.weight": (256,)}, keys)
+    for path in (inside, outside, vector):
+        with gguf.read(path) as model:
+            drawn = texts(plan_map(plan(model, type="Q4_K_S"), tmp_path / "plan.svg", model=model))
+        assert any(text.startswith("a tensor") for text in drawn)
+    assert "F32" in drawn  # nothing to quantize: the plan is drawn all the same
+
+
+def test_any_architecture(tmp_path: Path) -> None:
+    path = shapes.zoo(tmp_path / "zoo.gguf", "llama", layers=2)
+    with gguf.read(path) as model:
+        found = plan(model, type="Q8_0")
+        groups = ids(plan_map(found, tmp_path / "plan.svg", model=model))
+    assert {name[5:] for name in groups if name.startswith("cell-")} == set(found.matrices)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("blk.17.ffn_down_exps.weight", ("ffn_down_exps", 17)),
+        ("token_embd.weight", ("token_embd", None)),
+        ("enc.blk.3.attn_q.weight", ("enc.attn_q", 3)),
+        ("blk.0.ffn_gate.3.weight", ("ffn_gate.3", 0)),
+        ("mm.2.weight", ("mm", 2)),
+    ],
+)
+def test_role_and_layer(name: str, expected: tuple[str, int | None]) -> None:
+    assert role_and_layer(name) == expected
+
+
+@pytest.mark.parametrize(
+    "odd", ['<b>&amp;"x"', "a -- b", "$x^2$ \\frac", "a\x00\x1b\n\udc80", "模型", "x" * 200, "]]>"]
+)
+def test_names_with_odd_characters(odd: str, small: Path, tmp_path: Path) -> None:
+    path = plan_map(mixed(small), tmp_path / "plan.svg", title=odd)
+    assert "title" in ids(path)
+    path = frontier([Point(odd, 10**9, 0.01, 0.001, "auto")], tmp_path / "frontier.svg", title=odd)
+    assert any(name.startswith("point-0-") for name in ids(path))
+
+
+def test_same_bytes_twice_whatever_the_settings(small: Path, tmp_path: Path) -> None:
+    import matplotlib
+
+    found = mixed(small)
+    first = plan_map(found, tmp_path / "a.svg").read_bytes(), frontier(MIXES + AUTO, tmp_path / "b.svg").read_bytes()
+    with matplotlib.rc_context(
+        {"font.family": ["serif"], "svg.fonttype": "none", "axes.grid": True, "lines.marker": "x"}
+    ):
+        again = (
+            plan_map(found, tmp_path / "a.svg").read_bytes(),
+            frontier(MIXES + AUTO, tmp_path / "b.svg").read_bytes(),
+        )
+        assert matplotlib.rcParams["svg.fonttype"] == "none"
+    assert first == again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.svg", "b.svg"]
+
+
+def test_points_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    points = MIXES + AUTO
+    groups = ids(frontier(points, tmp_path / "frontier.svg", title="Model"))
+    spots = [place(groups[f"point-{i}-{point.name}"]) for i, point in enumerate(points)]
+    xs, ys = zip(*spots, strict=True)
+    by_size = sorted(range(len(points)), key=lambda i: points[i].bytes)
+    by_kld = sorted(range(len(points)), key=lambda i: -points[i].kld)
+    assert [xs[i] for i in by_size] == sorted(xs)
+    assert [ys[i] for i in by_kld] == sorted(ys)  # y grows downwards
+    steps = [ys[3 + i + 1] - ys[3 + i] for i in range(4)]
+    assert steps == pytest.approx([steps[0]] * 4, rel=1e-3)  # thirds are equal steps on a log axis
+    drawn = texts(tmp_path / "frontier.svg")
+    assert {point.name for point in points} | {"Model", "stock mixes", "automatic plans"} <= set(drawn)
+    assert "other files" not in drawn
+
+
+def test_names_of_points_do_not_cover_each_other(tmp_path: Path) -> None:
+    from quantpress.plots.frontier import _candidates, _overlap
+
+    taken: list[tuple[float, float, float, float]] = [(395, 295, 405, 305)]
+    for _ in range(12):  # all at one point
+        box = min(_candidates(400, 300, 50, taken, below=False))[2]
+        assert all(_overlap(box, other) < 60 for other in taken)
+        taken.append(box)
+
+
+@pytest.mark.parametrize("kld", [0.0, -1e-9, float("nan"), float("inf")])
+def test_points_without_a_divergence_are_named_below(kld: float, tmp_path: Path) -> None:
+    path = frontier([Point("BF16", 8 * 10**9, kld, 0.0, "base"), *MIXES], tmp_path / "frontier.svg")
+    assert not any("BF16" in name for name in ids(path))
+    assert any("BF16 (8.00 GB)" in text for text in texts(path))
+    with pytest.raises(InputError, match="divergence above 0"):
+        frontier([Point("BF16", 8, kld, 0.0, "base")], tmp_path / "none.svg")
+
+
+def test_nowhere_to_write(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"plan\.svg"):
+        plan_map(mixed(small), tmp_path / "no" / "plan.svg")
+
+
+def test_matplotlib_is_imported_when_a_picture_is_drawn(tmp_path: Path) -> None:
+    code = "import sys, quantpress.plots; assert not {'matplotlib', 'PIL'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = (
+        "import sys, pathlib; from quantpress.plots import *\n"
+        "frontier([Point('a', 10**9, 0.1, 0, 'mix')], pathlib.Path(sys.argv[1]))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.svg")], check=True)
