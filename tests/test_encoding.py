@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from quantpress import codec, encoding, formats
-from quantpress.encoding import ENCODERS, Tile, check_finite, decode, encode_tile, encoder_named
+from quantpress.encoding import ENCODERS, Tile, check_finite, decode, encode_tile, encoder_named, tile_errors
 from quantpress.engine import ggml
 from quantpress.errors import EngineError, InputError, PlanError
 from quantpress.formats import TYPES
@@ -268,3 +268,43 @@ def test_llama_cpp_itself_is_not_loaded() -> None:
         "assert 'libllama' not in maps\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q4_K", "Q8_0", "IQ3_XXS", "F16", "F32"])
+@pytest.mark.parametrize("encoder", list(ENCODERS))
+def test_errors_of_a_tile_are_those_of_its_bytes(
+    encoder: str, name: str, x: np.ndarray, importance: np.ndarray
+) -> None:
+    """By the gguf package's decoder and float64, row by row."""
+    tile = tile_of(x, "F32", name, "Q6_K", importance=importance)
+    found = tile_errors(tile, encoder)
+    assert (found.shape, found.dtype) == ((2, len(x)), np.float64)
+    for type, data, errors in zip(tile.types, encode_tile(tile, encoder), found, strict=True):
+        decoded = gguf.quants.dequantize(data, gguf_type(type.name)).astype(np.float64)
+        np.testing.assert_allclose(errors, (x - decoded) ** 2 @ importance.astype(np.float64), rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("encoder", list(ENCODERS))
+def test_errors_without_importance_and_of_the_own_type(encoder: str, x: np.ndarray) -> None:
+    given, ones = (
+        tile_errors(tile_of(x, "BF16", "Q5_K", "BF16", importance=one), encoder)
+        for one in (None, np.ones(COLS, np.float32))
+    )
+    assert (given[1] == 0).all()
+    rounded = decode(encoded(x, TYPES["BF16"]), TYPES["BF16"], COLS)
+    (data,) = encode_tile(tile_of(x, "BF16", "Q5_K"), encoder)
+    expected = ((rounded - decode(data, TYPES["Q5_K"], COLS)).astype(np.float64) ** 2).sum(axis=1)
+    np.testing.assert_allclose(given[0], expected, rtol=1e-5, atol=1e-12)
+    assert (ones[1] == 0).all()
+
+
+@pytest.mark.parametrize("encoder", list(ENCODERS))
+def test_errors_are_refused_where_encoding_is(encoder: str, x: np.ndarray) -> None:
+    bad = x.copy()
+    bad[3, 5] = np.nan
+    with pytest.raises(InputError, match=r"tensor blk\.3\.ffn_up\.weight, row 43, column 5: expected a finite weight"):
+        tile_errors(tile_of(bad, "F32", "Q4_K"), encoder)
+    with pytest.raises(PlanError, match=r"tensor blk\.3\.ffn_up\.weight: expected a type that can be encoded"):
+        tile_errors(tile_of(x, "F32", "I8"), encoder)
+    with pytest.raises(PlanError, match="effort"):
+        tile_errors(tile_of(x, "F32", "Q4_K"), encoder, "none")

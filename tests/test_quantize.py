@@ -104,11 +104,13 @@ def test_the_demo_model(bf16_gguf: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "output.weight"])
-def test_the_output_s_importance_counts(name: str, dense: Path, bf16_gguf: Path, tmp_path: Path) -> None:
+def test_the_output_s_importance_counts(name: str, tmp_path: Path) -> None:
     """A tied output's is the embedding's."""
-    model = dense if name == "output.weight" else bf16_gguf
-    whole = models.importance(model, tmp_path / "i.gguf", embedding=name == "token_embd.weight")
-    types = ["Q4_K_M", "IQ4_XS", "IQ3_XXS"]
+    tied = name == "token_embd.weight"
+    shapes = {tensor: shape for tensor, shape in models.DENSE.items() if not (tied and tensor == "output.weight")}
+    model = models.save(tmp_path / "Tiny-BF16.gguf", shapes)
+    whole = models.importance(model, tmp_path / "i.gguf", embedding=tied)
+    types = ["Q4_K_M", "IQ4_XS", "Q3_K_S"]
     assert_equal(model, tmp_path, types, whole)
     sums = {entry: found for entry, found in whole.sums.items() if entry != name}
     write(Imatrix(sums, whole.counts, ("t",), 10, 512), tmp_path / "without.gguf")
@@ -279,6 +281,21 @@ def test_what_is_not_covered_is_said(dense: Path, tmp_path: Path) -> None:
     progress.note = notes.append  # type: ignore[method-assign]
     quantize(dense, types=["Q4_0"], imatrix=imatrix.path, out=tmp_path, progress=progress)
     assert notes == ["not covered by the importance matrix: token_embd.weight"]
+
+
+def test_a_plan_made_without_the_importance_matrix_is_another_size(dense: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    progress = Progress()
+    progress.note = notes.append  # type: ignore[method-assign]
+    given: dict[str, Any] = {"imatrix": models.importance(dense, tmp_path / "i.gguf").path}
+    made = plan(dense, type="Q4_0")
+    [path] = quantize(dense, plans=[made], out=tmp_path, progress=progress, **given)
+    size = path.stat().st_size
+    assert size != made.bytes
+    assert any(f"{size:,} bytes, planned {made.bytes:,}" in note for note in notes)
+    notes.clear()
+    quantize(dense, plans=[plan(dense, type="Q4_0", **given)], out=tmp_path, progress=progress, **given)
+    assert not any("planned" in note for note in notes)
 
 
 def test_an_imatrix_of_another_model(dense: Path, bf16_gguf: Path, tmp_path: Path) -> None:

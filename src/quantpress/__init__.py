@@ -4,6 +4,7 @@ The public functions have the names of the commands. Some modules have them too:
 reaches into the module, `quantpress.plan(…)` is the function.
 """
 
+from quantpress.allocation import Allocation, Constraints, Spend, Target, allocate, parse_spend, parse_target
 from quantpress.codec import decode, encode, error
 from quantpress.convert import convert
 from quantpress.engine import Engine
@@ -16,10 +17,15 @@ from quantpress.quantize import quantize
 from quantpress.release import release
 
 __all__ = [
+    "Allocation",
+    "Constraints",
     "Engine",
     "Evaluation",
     "Plan",
     "QuantpressError",
+    "Spend",
+    "Target",
+    "allocate",
     "convert",
     "decode",
     "encode",
@@ -28,6 +34,8 @@ __all__ = [
     "imatrix",
     "info",
     "inspect",
+    "parse_spend",
+    "parse_target",
     "plan",
     "quantize",
     "release",

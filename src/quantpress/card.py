@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def write_card(
     base: GGUF,
     *,
     imatrix: str,
+    pictures: Mapping[str, str],
     calibration_text: str,
     evaluation_text: str,
     base_model: str | None = None,
@@ -37,7 +38,8 @@ def write_card(
     """Write README.md of a release folder and return its path.
 
     `results` is results.json, `facts` what release.json says beside the files, `base` the float model, `imatrix` the
-    file's name, the texts are described in a few words, `base_model` is the checkpoint's `user/name` on the Hub.
+    file's name, `pictures` are those of pictures.py, the texts are described in a few words, `base_model` is the
+    checkpoint's `user/name` on the Hub.
     """
     rows = [_row(name, row) for name, row in results["variants"].items()]
     rows.sort(key=lambda row: -int(row["bytes"]))
@@ -57,6 +59,9 @@ def write_card(
         "imatrix": imatrix,
         "rows": rows,
         "frontier": frontier(rows),
+        "pictures": dict(pictures),
+        "searched": [row for row in rows if "allocation" in row],
+        "gates": [_gate(row) for row in rows if row.get("allocation", {}).get("gate")],
         "enlarged": any(row["variant"] in VARIANTS for row in rows),
         "unlabelled": [row["file"] for row in rows if hub_label(row["file"]) is None],
         "repository": facts["settings"]["repository"],
@@ -93,8 +98,36 @@ def _row(name: str, row: dict[str, Any]) -> dict[str, Any]:
         "variant": name,
         "size": human_size(row["bytes"]),
         "kld": _with_error(row["kld_mean"], row["kld_error"]),
-        "description": recipe(name).description.replace("|", "\\|"),  # a bare one would end the table's cell
+        "description": _description(name, row).replace("|", "\\|"),  # a bare one would end the table's cell
     }
+
+
+def _description(name: str, row: dict[str, Any]) -> str:
+    found = row.get("allocation")
+    if found is None:
+        return recipe(name).description
+    if found["gate"] is None:
+        return "Automatic: types by the errors of the weights"
+    if not found["gate"]["passed"]:
+        return f"Automatic, but no plan was better than {found['reference']}: the types of {found['reference']}"
+    return "Automatic: types by measured damage" + (f"; better than {found['reference']}" if found["reference"] else "")
+
+
+def _gate(row: dict[str, Any]) -> dict[str, Any]:
+    """An automatic plan beside its reference: the lines of its table, and what follows from them."""
+    found = row["allocation"]
+    gate, reference = found["gate"], found["reference"]
+    sides = [_side(row["variant"], row["bytes"] if gate["passed"] else None, gate["plan"])]
+    if reference is not None:
+        sides.append(_side(reference, found["reference_bytes"], gate["reference"]))
+    ratio = gate["plan"]["kld_mean"] / gate["reference"]["kld_mean"] if reference and gate["passed"] else None
+    return {"variant": row["variant"], "reference": reference, "passed": gate["passed"], "ratio": ratio, "sides": sides}
+
+
+def _side(name: str, nbytes: int | None, measured: dict[str, Any]) -> dict[str, Any]:
+    """A line of the table; the size of a plan that was given up is of no interest."""
+    kld = _with_error(measured["kld_mean"], measured["kld_error"])
+    return {**measured, "name": name, "size": "" if nbytes is None else human_size(nbytes), "kld": kld}
 
 
 def _with_error(value: float, error: float) -> str:

@@ -36,6 +36,7 @@ from quantpress.options import (
     Text,
     Threads,
 )
+from quantpress.plan_command import plan
 from quantpress.progress import for_terminal
 
 __all__ = ["app", "main"]
@@ -150,30 +151,7 @@ def imatrix_show(
     printing.json_or(printing.imatrix, found, as_json)
 
 
-@app.command()
-def plan(
-    model: Model,
-    type: Annotated[
-        str, typer.Option("--type", metavar="RECIPE", help="A recipe: Q4_K_M, IQ3_M, Q4_K_L, MP, MP:fraction=0.2 …")
-    ],
-    imatrix: Imatrix = None,
-    tensor_types: Annotated[
-        Path | None,
-        typer.Option("--tensor-types", metavar="FILE", help="A file as for llama-quantize; overrides the recipe."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Write the plan here, and FILE's name.tensor_types.txt beside it."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Print the types of a recipe, the exact file size and bits a weight, without quantizing."""
-    from quantpress.plan import plan
-
-    found = plan(model, type=type, imatrix=imatrix, tensor_types=tensor_types)
-    if out is not None:
-        found.write(out)
-    printing.json_or(printing.plan, found, as_json)
+app.command()(plan)
 
 
 @app.command()
@@ -255,8 +233,16 @@ def release(
     source: Annotated[Path, typer.Argument(metavar="CHECKPOINT_OR_GGUF", help="A checkpoint folder, or a float GGUF.")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The release folder.")],
     variants: Annotated[
-        str | None, typer.Option("--variants", metavar="RECIPE,…", help="Default: those of the README's list.")
+        str | None,
+        typer.Option(
+            "--variants",
+            metavar="RECIPE,…",
+            help="Recipes, auto:3.98bpw, auto:2.40GB, auto:like:Q4_K_M, auto:fit:16GB.",
+        ),
     ] = None,
+    budget: Annotated[
+        str, typer.Option(metavar="TIME", help="For each auto: variant: 10m, 90s, 2h or a number of probes; 0: none.")
+    ] = "10m",
     calibration: Annotated[
         list[Path],
         typer.Option("--calibration", metavar="FILE", help="Text for the imatrix; may be repeated."),
@@ -298,6 +284,7 @@ def release(
         source,
         out=out,
         variants=_COMMA.split(variants) if variants else CARD_VARIANTS,
+        budget=budget,
         calibration=calibration,
         evaluation=evaluation,
         chat=chat,
@@ -364,9 +351,11 @@ def _stop(message: str, code: int) -> NoReturn:
 
 
 def _keeps(arguments: list[str]) -> bool:
-    """Whether a command, interrupted, keeps what it has done: a release, a matrix's collection, what the Hub sent."""
+    """Whether a command, interrupted, keeps what it has done: a release, a matrix, measurements, what the Hub sent."""
+    files = {argument.partition("=")[0] for argument in arguments} & {"--out", "--sensitivity"}
+    measures = arguments[:1] == ["plan"] and bool(files)
     collects = arguments[:1] == ["imatrix"] and arguments[1] not in ("merge", "show")
-    return arguments[:1] == ["release"] or "--remote" in arguments or collects
+    return arguments[:1] == ["release"] or "--remote" in arguments or collects or measures
 
 
 if __name__ == "__main__":

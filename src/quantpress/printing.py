@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from quantpress.allocation import Allocation, Gate
     from quantpress.evaluate import Evaluation
     from quantpress.imatrix import Audit
     from quantpress.plan import Plan
 
-__all__ = ["evaluations", "imatrix", "info", "inspection", "json_or", "paths", "plan"]
+__all__ = ["allocation", "evaluations", "imatrix", "info", "inspection", "json_or", "paths", "plan"]
 
 Result = TypeVar("Result")
 _PIPE_WIDTH = 240  # of a table that goes to a pipe or a file
@@ -69,6 +70,41 @@ def plan(found: Plan) -> None:
     """The types of a plan, its size and bits a weight."""
     _print(None, ("tensor", "type"), list(found.tensors.items()))
     print(f"{found.recipe}: {found.bytes:,} bytes, {found.bits_per_weight:.4f} bits a weight")
+
+
+def allocation(found: Allocation) -> None:
+    """The plan, how it was found, and what it is worth beside its reference."""
+    plan(found.plan)
+    print(f"{found.limit:,} bytes were allowed; the knapsack's solution is within {found.gap:.2g} of the best sum")
+    if found.measured is None:
+        print("not measured: planned from errors alone")
+    else:
+        measured = f"{found.probes:,} probes; KLD on the search text {found.measured:.4g}"
+        print(f"{measured} measured, {found.predicted:.4g} predicted")
+    if found.gate is not None:
+        print()
+        _gate(found, found.gate)
+
+
+def _gate(found: Allocation, gate: Gate) -> None:
+    sides = [(found.plan.recipe, gate.plan)]
+    if gate.reference is not None:
+        sides.append((f"{found.reference}, {found.reference_bytes or 0:,} bytes", gate.reference))
+    rows = [
+        (
+            name, row.kld_mean, f"± {row.kld_error:.2g}", row.kld_p99, row.kld_p999, f"{row.same_top:.2%}",
+            row.perplexity,
+        )
+        for name, row in sides
+    ]  # fmt: skip
+    columns = ("held-out text", "KLD", "", "99 %", "99.9 %", "same top", "perplexity")
+    _print(None, columns, rows)
+    if gate.reference is None:
+        print("no stock mix is as small: there is nothing to compare with")
+    elif gate.passed:
+        print(f"{gate.plan.kld_mean / gate.reference.kld_mean:.2f} of the divergence of {found.reference}: kept")
+    else:
+        print(f"no better than {found.reference}, whose types are kept")
 
 
 def evaluations(found: Sequence[Evaluation]) -> None:

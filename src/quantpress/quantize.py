@@ -99,6 +99,7 @@ def quantize(
             _check_source(source, one, allow_requantize, encoder)
         _note_uncovered(source, planned, importance, progress)
         outputs = _outputs(source, Path(out), planned, importance, split_bytes, extra)
+        _note_sizes(planned, outputs, progress)
         with _open(outputs, Path(out)):
             encode = partial(encode_tile, encoder=encoder, effort=effort)
             _run(source, _tasks(source, planned, outputs, importance), encode, workers, progress)
@@ -169,9 +170,7 @@ def _check_source(source: GGUF, one: Plan, allow_requantize: bool, encoder: str)
             raise PlanError(source.path, f"tensor {name}", expected="a float type", found=found.name, hint=hint)
 
 
-def _note_uncovered(
-    source: GGUF, planned: Sequence[Plan], importance: Imatrix | None, progress: Progress
-) -> None:
+def _note_uncovered(source: GGUF, planned: Sequence[Plan], importance: Imatrix | None, progress: Progress) -> None:
     """Say which tensors are encoded without importance although there is a matrix, as llama-quantize does."""
     if importance is None:
         return
@@ -210,6 +209,14 @@ def _outputs(
     return list(writers.values())
 
 
+def _note_sizes(planned: Sequence[Plan], writers: Sequence[Writer], progress: Progress) -> None:
+    """Say where a file is not of the planned size: its header tells of another importance matrix or other metadata."""
+    for one, writer in zip(planned, writers, strict=True):
+        if len(writer.paths) == 1 and writer.sizes[0] != one.bytes:
+            why = "its metadata (the importance matrix, what was added) is not what the plan was made with"
+            progress.note(f"{writer.paths[0].name}: {writer.sizes[0]:,} bytes, planned {one.bytes:,}: {why}")
+
+
 def _check_place(source: GGUF, writer: Writer) -> None:
     """Raise PlanError where a file of ours, with metadata of our own, would replace the user's."""
     sources = {path.resolve() for path in source.paths}
@@ -243,16 +250,7 @@ def _tasks(
         wanted: dict[TensorType, list[Writer]] = {}
         for one, writer in zip(planned, writers, strict=True):
             wanted.setdefault(one.types[name], []).append(writer)
-        yield _Task(tensor, wanted, _importance_of(tensor, importance))
-
-
-def _importance_of(tensor: Tensor, importance: Imatrix | None) -> Floats | None:
-    """float32 [matrices, cols]; None without one, or with one that does not fit: an embedding's, see check_model."""
-    if importance is None or tensor.name not in importance.names:
-        return None
-    if importance.sums[tensor.name].size != tensor.matrices * tensor.cols:
-        return None
-    return importance.importance(tensor.name, tensor.matrices)
+        yield _Task(tensor, wanted, importance.of(tensor) if importance is not None else None)
 
 
 def _run(source: GGUF, tasks: Iterator[_Task], encode: _Encode, threads: int, progress: Progress) -> None:

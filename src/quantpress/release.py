@@ -1,6 +1,6 @@
 """The whole way from a checkpoint to a release folder: the table of contents of the product.
 
-    checkpoint → BF16 GGUF → text → imatrix → a plan a variant → files → measurements → card
+    checkpoint → BF16 GGUF → text → imatrix → a plan a variant → files → measurements → pictures, card
 
 Every step writes files, and every file is entered in release.json with the hash of what it was made from. A run that
 follows an interrupted one, or has another setting, makes only what is missing or no longer matches.
@@ -19,24 +19,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantpress.allocation import is_automatic, parse_spend, parse_target
+from quantpress.allocation.measure import CONTEXT
+from quantpress.automatic import Automatic, automatic_plans, most_bytes
 from quantpress.card import write_card
 from quantpress.encoding import encoder_named
 from quantpress.engine import about
 from quantpress.errors import DiskFullError, InputError, OutputError, PlanError
 from quantpress.evaluate import SCRATCH_LIMIT, affordable_chunks, evaluations
 from quantpress.files import digest, make_folder
-from quantpress.gguf import Metadata, Value, read
+from quantpress.gguf import read
 from quantpress.imatrix import imatrix
 from quantpress.imatrix import read as read_imatrix
 from quantpress.inputs import Base, Text, base_of, check_text, name_of, text_of
 from quantpress.ledger import Ledger
 from quantpress.metadata import ImatrixInfo
-from quantpress.names import model_name, part_files, variant_file
+from quantpress.names import model_name, part_files
+from quantpress.pictures import draw
 from quantpress.plan import Plan, plan
 from quantpress.progress import SILENT, Progress
 from quantpress.quantize import quantize
 from quantpress.recipes import recipe
 from quantpress.results import BASE, Results
+from quantpress.run import Run, Settings
 
 if TYPE_CHECKING:
     from quantpress.hub import Repository
@@ -51,55 +56,12 @@ CARD_VARIANTS = tuple(
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides the bytes and the numbers of a release, beside its source and its texts."""
-
-    variants: tuple[str, ...]
-    chat: bool
-    encoder: str
-    effort: str
-    context: int
-    calibration_tokens: int
-    evaluation_tokens: int
-    evaluation_chunks: int
-    seed: int
-    split_bytes: int
-    repository: str | None
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What every step is given: how, on what machine (threads, gpu_layers, progress), and what is made already."""
-
-    settings: Settings
-    machine: dict[str, Any]
-    ledger: Ledger
-
-    @property
-    def folder(self) -> Path:
-        return self.ledger.folder
-
-    @property
-    def extra(self) -> Metadata:
-        """What the files say of where they are published."""
-        url = f"https://huggingface.co/{self.settings.repository}"
-        return {"general.repo_url": Value.string(url)} if self.settings.repository else {}
-
-    def file(self, base: Base, variant: str) -> Path:
-        return variant_file(self.folder, model_name(base.path), variant)
-
-    def made_from(self, step: str, *sources: Any) -> str:
-        """A digest of what a file is made from; with the versions, so that a better encoder makes a new one."""
-        engine = [self.ledger.facts["engine"], self.machine["gpu_layers"]]
-        return digest([step, self.ledger.facts["quantpress"], engine, *sources])
-
-
-@dataclass(frozen=True)
 class _Variant:
-    """A recipe's plan for the model, and its file or the parts of it."""
+    """A plan for the model, how it was found if it is an automatic one, and its file or the parts of it."""
 
     plan: Plan
     parts: tuple[Path, ...]
+    allocation: dict[str, Any] | None = None
 
 
 def release(
@@ -107,6 +69,7 @@ def release(
     *,
     out: str | Path,
     variants: Sequence[str] = CARD_VARIANTS,
+    budget: str = "10m",
     calibration: Sequence[str | Path] = (),
     evaluation: Sequence[str | Path] = (),
     chat: bool = False,
@@ -130,7 +93,9 @@ def release(
     Args:
         source: a Hugging Face checkpoint folder, or a GGUF file in float.
         out: the folder; made if missing, completed if a run was interrupted.
-        variants: recipe names, see `recipes.RECIPES`.
+        variants: recipe names, see `recipes.RECIPES`, and automatic plans: `auto:3.98bpw`, `auto:2.40GB`,
+            `auto:like:Q4_K_M`, `auto:fit:16GB`.
+        budget: measuring for each automatic plan: `10m`, `90s`, `2h`, a number of probes, or 0.
         calibration: text files for the imatrix; without them the model writes its own.
         evaluation: text files to measure on; without them the model writes others.
         chat: render given text through the model's chat template.
@@ -151,14 +116,18 @@ def release(
 
     Raises QuantpressError: see errors.py.
     """
-    names = tuple(dict.fromkeys(recipe(variant).name for variant in variants))
+    targets = {variant: parse_target(variant) for variant in variants if is_automatic(variant)}
+    names = tuple(dict.fromkeys(targets[one].name if one in targets else recipe(one).name for one in variants))
+    automatic = tuple({target.name: target for target in targets.values()}.values())
     sampled = calibration_tokens, evaluation_tokens, evaluation_chunks
-    settings = Settings(names, chat, encoder, effort, context, *sampled, seed, split_bytes, repository)
+    settings = Settings(
+        names, automatic, budget, chat, encoder, effort, context, *sampled, seed, split_bytes, repository
+    )
     _check(settings, bool(calibration or evaluation))
     machine = {"threads": threads, "gpu_layers": gpu_layers, "progress": progress}
     found = _source(source, remote)
     with _folder(Path(os.path.abspath(out)), name_of(found)) as folder:
-        run = _Run(settings, machine, Ledger(folder / "release.json"))
+        run = Run(settings, machine, Ledger(folder / "release.json"))
         given = {"calibration": calibration, "evaluation": evaluation}
         return _release(run, found, given, base_model or (str(source).partition("@")[0] if remote else None))
 
@@ -173,14 +142,15 @@ def _source(source: str | Path, remote: bool) -> Path | Repository:
 
 
 def _release(
-    run: _Run, source: Path | Repository, given: Mapping[str, Sequence[str | Path]], base_model: str | None
+    run: Run, source: Path | Repository, given: Mapping[str, Sequence[str | Path]], base_model: str | None
 ) -> Path:
     settings, ledger, progress = run.settings, run.ledger, run.machine["progress"]
     facts = ledger.facts = {"version": 1, "quantpress": version("quantpress"), "engine": about()}
     facts["settings"] = asdict(settings)
     base = base_of(source, ledger, settings.variants, settings.split_bytes, progress)
     for purpose, files in given.items():
-        check_text(purpose, files, base, settings.context, settings.chat)
+        window = max(settings.context, CONTEXT) if settings.targets else settings.context
+        check_text(purpose, files, base, window, settings.chat)
     plans = _plans(run, base, given["calibration"])
     tokens = {"calibration": settings.calibration_tokens, "evaluation": settings.evaluation_tokens}
     texts = {
@@ -189,11 +159,14 @@ def _release(
     }
     facts["texts"] = {purpose: {"by_model": text.by_model, "sha256": text.sha256} for purpose, text in texts.items()}
     importance = _importance(run, base, texts["calibration"])
-    variants = _variants(run, base, importance, plans)
+    automatic = automatic_plans(run, base, importance, texts)
+    variants = _variants(run, base, importance, plans, automatic)
     results = _describe(run, base, variants, _measure(run, base, variants, texts["evaluation"]))
-    words = {f"{purpose}_text": text.description for purpose, text in texts.items()}
+    words: dict[str, Any] = {f"{purpose}_text": text.description for purpose, text in texts.items()}
+    words |= {"imatrix": importance.name, "base_model": base_model}
+    words["pictures"] = draw(run, base, {name: found.plan for name, found in variants.items()}, results)
     with read(base.path) as model:
-        page = write_card(run.folder, results, facts, model, imatrix=importance.name, base_model=base_model, **words)
+        page = write_card(run.folder, results, facts, model, **words)
     ledger.record([page, run.folder / "results.json"], digest(["page", results]))
     if ledger.unlisted:
         left = ", ".join(file.relative_to(run.folder).as_posix() for file in ledger.unlisted)
@@ -204,6 +177,7 @@ def _release(
 def _check(settings: Settings, given_text: bool) -> None:
     """What can be wrong with the settings, before any work."""
     encoder_named(settings.encoder, settings.effort)
+    parse_spend(settings.budget)
     if not settings.variants:
         raise PlanError(None, "variants", expected="at least one recipe", found="none")
     if settings.chat and not given_text:
@@ -238,8 +212,8 @@ def _lock(lock: int, out: Path) -> None:
         raise OutputError(f"{out}: another run is at work in this folder. Wait for it or choose another") from None
 
 
-def _plans(run: _Run, base: Base, calibration: Sequence[str | Path]) -> dict[str, Plan]:
-    """A plan a variant; raises DiskFullError if the disk has no room for what is not there yet.
+def _plans(run: Run, base: Base, calibration: Sequence[str | Path]) -> dict[str, Plan]:
+    """A plan a recipe; raises DiskFullError if the disk has no room for what is not there yet.
 
     Made before the importance matrix: that there will be one decides the types, and its name the size.
     """
@@ -247,15 +221,17 @@ def _plans(run: _Run, base: Base, calibration: Sequence[str | Path]) -> dict[str
     info = ImatrixInfo(file, Path(calibration[0]).name if calibration else "calibration.txt", entries=0, chunks=1)
     with read(base.path) as model:
         facts: dict[str, Any] = {"imatrix": info, "extra": run.extra, "progress": run.machine["progress"]}
-        plans = {name: plan(model, type=name, **facts) for name in run.settings.variants}
-    needed = sum(found.bytes for name, found in plans.items() if not run.file(base, name).exists())
+        plans = {name: plan(model, type=name, **facts) for name in run.settings.recipes}
+        sizes = {name: found.bytes for name, found in plans.items()}
+        sizes |= {target.name: most_bytes(model, target, run, info) for target in run.settings.targets}
+    needed = sum(size for name, size in sizes.items() if not run.file(base, name).exists())
     free = shutil.disk_usage(run.folder).free
     if needed > free:
         raise DiskFullError(run.folder, needed, free)
     return plans
 
 
-def _importance(run: _Run, base: Base, text: Text) -> Path:
+def _importance(run: Run, base: Base, text: Text) -> Path:
     """The importance matrix of the base for the calibration text."""
     path = run.file(base, "imatrix")
     chat = run.settings.chat and not text.by_model
@@ -267,14 +243,18 @@ def _importance(run: _Run, base: Base, text: Text) -> Path:
     return path
 
 
-def _variants(run: _Run, base: Base, importance: Path, plans: Mapping[str, Plan]) -> dict[str, _Variant]:
+def _variants(
+    run: Run, base: Base, importance: Path, plans: Mapping[str, Plan], automatic: Mapping[str, Automatic]
+) -> dict[str, _Variant]:
     """Every variant's files; those that are missing are made in one pass."""
     info = read_imatrix(importance).info
+    finals = {name: replace(provisional, imatrix=info) for name, provisional in plans.items()}
+    for name, final in finals.items():
+        _write_plan(run, base, name, final)
+    finals |= {name: found.plan for name, found in automatic.items()}
     found: dict[str, _Variant] = {}
     missing: dict[str, tuple[Plan, str]] = {}
-    for name, provisional in plans.items():
-        final = replace(provisional, imatrix=info)
-        _write_plan(run, base, name, final)
+    for name, final in finals.items():
         how = [run.settings.encoder, run.settings.effort, run.settings.split_bytes, run.settings.repository]
         made_from = run.made_from(name, base.sha256, run.ledger.sha256(importance), final.to_json(), how)
         if name == "BF16" and base.published:
@@ -290,18 +270,19 @@ def _variants(run: _Run, base: Base, importance: Path, plans: Mapping[str, Plan]
         ):
             found[name] = _Variant(final, tuple(part_files(first)))
             run.ledger.record(found[name].parts, made_from)
-    return {name: found[name] for name in plans}
+    how_found = {name: one.allocation for name, one in automatic.items()}
+    return {name: replace(found[name], allocation=how_found.get(name)) for name in run.settings.variants}
 
 
-def _write_plan(run: _Run, base: Base, name: str, final: Plan) -> None:
-    path = run.folder / "work" / run.file(base, name).with_suffix(".plan.json").name
+def _write_plan(run: Run, base: Base, name: str, final: Plan) -> None:
+    path = run.plan_file(base, name)
     made_from = digest(["plan", name, final.to_json()])
     if not run.ledger.kept(made_from):
         final.write(path)
         run.ledger.record([path, path.with_suffix(".tensor_types.txt")], made_from)
 
 
-def _quantize(run: _Run, base: Base, importance: Path, missing: Mapping[str, tuple[Plan, str]]) -> list[Path]:
+def _quantize(run: Run, base: Base, importance: Path, missing: Mapping[str, tuple[Plan, str]]) -> list[Path]:
     return quantize(
         base.path,
         plans=[final for final, _ in missing.values()],
@@ -316,7 +297,7 @@ def _quantize(run: _Run, base: Base, importance: Path, missing: Mapping[str, tup
     )
 
 
-def _measure(run: _Run, base: Base, variants: Mapping[str, _Variant], text: Text) -> Results:
+def _measure(run: Run, base: Base, variants: Mapping[str, _Variant], text: Text) -> Results:
     """Perplexity and divergence of every file whose bytes have not been measured on this text."""
     with read(base.path) as model:
         affordable = affordable_chunks(len(model.get("tokenizer.ggml.tokens", ())), run.settings.context, SCRATCH_LIMIT)
@@ -341,7 +322,7 @@ def _measure(run: _Run, base: Base, variants: Mapping[str, _Variant], text: Text
     return results
 
 
-def _describe(run: _Run, base: Base, variants: Mapping[str, _Variant], results: Results) -> dict[str, Any]:
+def _describe(run: Run, base: Base, variants: Mapping[str, _Variant], results: Results) -> dict[str, Any]:
     """Complete results.json with what a file is, beside how good it is."""
     for name, found in variants.items():
         results.rows[name] |= {
@@ -350,6 +331,7 @@ def _describe(run: _Run, base: Base, variants: Mapping[str, _Variant], results: 
             "split": len(found.parts) > 1,
             "bytes": sum(part.stat().st_size for part in found.parts),
             "bits_per_weight": found.plan.bits_per_weight,
+            **({"allocation": found.allocation} if found.allocation else {}),
         }
     results.rows[BASE]["file"] = base.path.name
     results.facts = {"model": model_name(base.path), "context": run.settings.context}

@@ -7,7 +7,7 @@ The error of a tensor in a type is what its layer's output is off by, on average
 with the importance that the encoder is given (1 where there is none). Of a large tensor a sample of rows is encoded,
 the same number of each expert; rows are alike, so a million weights tell the error to a percent or two, and the
 standard error says how well. Errors rank the types of one tensor well and tensors poorly: how much an output may be off
-is another matter in every layer. That is measured (allocation/search.py): a probe's slope is the change of the KL
+is another matter in every layer. That is measured (allocation/probing.py): a probe's slope is the change of the KL
 divergence with the error of one group of tensors, and allocation/damage.py brings the two together.
 
 `sensitivity.json` keeps both: what is in it is not computed again. It is tied to the model's tensors, the imatrix and
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
@@ -42,6 +44,7 @@ __all__ = ["Error", "Observation", "Observed", "Sensitivity", "add_errors", "fin
 VERSION = 1
 SAMPLE = 1 << 20  # weights of a tensor that are encoded, at least
 _FEWEST_ROWS = 16  # of each matrix of a tensor
+_SAVE_SECONDS = 30.0  # between two saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,13 @@ class Error:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A probe's slope: nats a unit of relative error, with its standard error; `bits` a weight of its context."""
+    """A probe's slope: nats a unit of relative error, with its standard error."""
 
     slope: float
     error: float
-    bits: float
 
 
-Observed = dict[str, list[Observation]]  # by a group's first tensor
+Observed = dict[str, list[Observation]]  # by a group's tensors, joined with +
 
 
 @dataclass
@@ -72,6 +74,12 @@ class Sensitivity:
     errors: dict[str, dict[str, Error]] = field(default_factory=dict)  # tensor → type → error
     probes: dict[str, Observed] = field(default_factory=dict)  # by the text's digest
     path: Path | None = None
+
+    @property
+    def observed(self) -> Observed:
+        """The probes on all texts."""
+        names = dict.fromkeys(name for found in self.probes.values() for name in found)
+        return {name: [one for found in self.probes.values() for one in found.get(name, ())] for name in names}
 
     def save(self) -> None:
         """Write `path`, if there is one; raises OutputError."""
@@ -107,16 +115,17 @@ def read_sensitivity(path: Path | None, identity: Mapping[str, Any]) -> Sensitiv
         return Sensitivity(known, path=path)
     values = _parsed(path)
     for key, expected in {"version": VERSION, **known}.items():
-        if values.get(key) != expected:
+        found = values.get(key)
+        if found != expected:
             hint = "It is of another model, imatrix, encoder or version: give another file, or remove it"
-            raise InputError(path, key, expected=expected, found=values.get(key), hint=hint)
+            raise InputError(path, key, expected=expected or "none", found=found or "none", hint=hint)
     try:
         errors = {
-            str(name): {str(type): Error(*map(float, pair)) for type, pair in found.items()}
+            str(name): {str(type): Error(*_numbers(pair, 0)) for type, pair in found.items()}
             for name, found in values["errors"].items()
         }
         probes = {
-            str(text): {str(name): [Observation(*map(float, one)) for one in found] for name, found in seen.items()}
+            str(text): {str(name): [Observation(*_numbers(one)) for one in found] for name, found in seen.items()}
             for text, seen in values["probes"].items()
         }
     except (KeyError, AttributeError, TypeError, ValueError) as error:
@@ -146,12 +155,15 @@ def add_errors(
     if not missing:
         return
     with RowReader(model) as reader, progress.task("errors", len(missing), "tensors") as advance:
-        work = partial(_tensor_errors, reader, imatrix, encoder, effort)
+        work, saved = partial(_tensor_errors, reader, imatrix, encoder, effort), time.monotonic()
         for name, found in in_threads(
             (partial(work, model.tensors[name], tuple(types)) for name, types in missing.items()), threads
         ):
             known.errors.setdefault(name, {}).update(found)
             advance(1)
+            if time.monotonic() - saved >= _SAVE_SECONDS:
+                known.save()
+                saved = time.monotonic()
     known.save()
 
 
@@ -164,8 +176,7 @@ def _tensor_errors(
     types: tuple[TensorType, ...],
 ) -> tuple[str, dict[str, Error]]:
     """(name, type → error) of one tensor."""
-    covered = imatrix is not None and tensor.name in imatrix.names
-    importance = imatrix.importance(tensor.name, tensor.matrices) if imatrix is not None and covered else None
+    importance = imatrix.of(tensor) if imatrix is not None else None
     rows = tensor.rows // tensor.matrices
     sums, energies = [], []
     for matrix in range(tensor.matrices):
@@ -218,6 +229,14 @@ def _parsed(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise _damaged(path, values.__class__.__name__)
     return values
+
+
+def _numbers(values: Sequence[Any], least: float = -math.inf) -> list[float]:
+    """As floats; raises TypeError or ValueError for anything but finite numbers from `least` on."""
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not (math.isfinite(one) and one >= least):
+            raise ValueError(f"{one!r} in place of a number")
+    return [float(one) for one in values]
 
 
 def _damaged(path: Path, found: object) -> InputError:

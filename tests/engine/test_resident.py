@@ -229,14 +229,15 @@ def test_a_quantized_source(bf16_gguf: Path, tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_the_graph_does_not_use(tmp_path: Path) -> None:
-    """Keys of a layer that shares those of another."""
+    """Keys of a layer that shares those of another: they may have any type, the logits are the same."""
     model = convert(checkpoint("gemma4-multimodal", tmp_path), tmp_path / "model.gguf")
     with Engine(model, resident=True) as other:
-        with pytest.raises(
-            EngineError, match=r"blk\.3\.attn_k\.weight: llama\.cpp's graph does not use it: leave it in"
-        ):
-            other.assign({"blk.3.attn_k.weight": "Q4_0"})
-        other.assign({"blk.3.attn_q.weight": "Q4_0", "blk.3.attn_k.weight": "BF16"})
+        windows = np.arange(16, dtype=np.int32).reshape(1, 16) + 3
+        [before] = other.logits(windows)
+        other.assign({"blk.3.attn_k.weight": "Q4_0"})
+        np.testing.assert_array_equal(list(other.logits(windows)), [before])
+        other.assign({"blk.3.attn_q.weight": "Q4_0", "blk.3.attn_k.weight": "Q4_0"})
+        assert not np.array_equal(list(other.logits(windows)), [before])
 
 
 def damaged(model: Path, path: Path, name: str) -> Path:

@@ -51,7 +51,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_the_folder_holds_what_a_release_needs(folder: Path) -> None:
     models = {f"demo-gemma3-{name}.gguf" for name in (*VARIANTS, "imatrix")}
-    assert {path.name for path in folder.iterdir()} == {*models, "README.md", "results.json", "release.json", "work"}
+    files = {*models, "README.md", "results.json", "release.json"}
+    assert {path.name for path in folder.iterdir()} == {*files, "plots", "work"}
+    assert {path.name for path in (folder / "plots").iterdir()} == {"demo-gemma3-MP.svg", "frontier.svg"}
     work = {path.name for path in (folder / "work").iterdir()}
     assert {
         "calibration.txt",

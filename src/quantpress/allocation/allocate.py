@@ -8,28 +8,34 @@ on held-out text; a plan that does not win is reported, and the reference's type
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quantpress import gguf
 from quantpress import text as texts
-from quantpress.allocation.candidates import CANDIDATES, Constraints, Group, bounds, choices, fixed_bytes
+from quantpress.allocation.candidates import CANDIDATES, Constraints, Group, choices, fixed_bytes
 from quantpress.allocation.damage import scales
 from quantpress.allocation.measure import Meter, meter
-from quantpress.allocation.problem import Choice, Problem, problem_of
-from quantpress.allocation.search import Divergences, Found, search
-from quantpress.allocation.target import Spend, Target
+from quantpress.allocation.probing import probe
+from quantpress.allocation.problem import Choice, Divergences, Problem, problem_of
+from quantpress.allocation.search import Candidate, search
+from quantpress.allocation.target import Spend, Target, parse_target
 from quantpress.cpu import default_threads
 from quantpress.engine import Tokens
 from quantpress.errors import PlanError
 from quantpress.evaluate import Evaluation
+from quantpress.files import write_json, write_text
 from quantpress.formats import TYPES, TensorType, tensor_type
 from quantpress.gguf import GGUF
-from quantpress.imatrix import Imatrix, check_model
+from quantpress.imatrix import Imatrix, check_model, covered
 from quantpress.imatrix import read as read_imatrix
 from quantpress.metadata import ImatrixInfo
+from quantpress.model import check_threads
 from quantpress.plan import Extra, Plan, check, from_types, missing_importance, plan
 from quantpress.progress import SILENT, Progress
 from quantpress.recipes import MIXES
@@ -52,7 +58,7 @@ class Gate:
 
     @property
     def passed(self) -> bool:
-        """Whether the plan is no worse than its reference."""
+        """Whether the plan is better than its reference."""
         return self.reference is None or self.plan.kld_mean < self.reference.kld_mean
 
 
@@ -62,6 +68,7 @@ class Allocation:
 
     plan: Plan
     reference: str | None  # the recipe it is compared with: that of `like`, or the largest stock mix that is no larger
+    reference_bytes: int | None  # of the file that the reference makes
     limit: int  # bytes that the file was allowed
     predicted: float  # nats, by the scales that were fitted; from errors alone it only ranks
     gap: float  # relative: how far the knapsack may be from its optimum
@@ -75,10 +82,15 @@ class Allocation:
         own = {key: value for key, value in asdict(replace(self, gate=None)).items() if key not in ("plan", "gate")}
         return {**self.plan.to_dict(), "allocation": {**own, "gate": gate}}
 
+    def write(self, path: str | Path) -> None:
+        """As `Plan.write`, with `allocation` among the entries of `plan.json`; raises OutputError."""
+        write_json(Path(path), self.to_dict())
+        write_text(Path(path).with_suffix(".tensor_types.txt"), self.plan.to_tensor_types())
+
 
 def allocate(
     model: str | Path,
-    target: Target,
+    target: str | Target,
     *,
     imatrix: str | Path | None = None,
     text: texts.Paths = (),
@@ -90,6 +102,7 @@ def allocate(
     sensitivity: str | Path | None = None,
     extra: Extra = (),
     chat: bool = False,
+    held_out_chat: bool | None = None,
     search_chunks: int = SEARCH_CHUNKS,
     gate_chunks: int = GATE_CHUNKS,
     scratch: str | Path | None = None,
@@ -100,17 +113,19 @@ def allocate(
 
     Args:
         model: the float model, a GGUF file.
-        target: see `target.parse_target`.
+        target: `3.98bpw`, `2.40GB`, `like:Q4_K_M` or `fit:16GB`, or what `target.parse_target` makes of it.
         imatrix: an importance matrix of the model. Without one, types that need one are left out, and it is said.
         text: to search on; without it the plan is made from errors alone.
         held_out: text for the gate, which neither imatrix nor search should have seen; without it the model writes it.
         budget: how much measuring the search may do, see `target.parse_spend`.
         constraints: see `candidates.Constraints`.
-        encoder: who will encode, "quantpress" or "ggml", and with what `effort`.
+        encoder: who will encode, "quantpress" or "ggml".
+        effort: with what effort, "fast", "normal" or "best".
         sensitivity: a file that keeps errors and probes: what it holds is not computed again.
         extra: metadata that will be added, as in `plan`.
         chat: render the texts through the model's chat template.
-        search_chunks: windows of the search text.
+        held_out_chat: the same for the held-out text alone, default as `chat`.
+        search_chunks: windows of the search text, spread over it.
         gate_chunks: windows of the held-out text.
         scratch: folder for the float model's predictions, default the system's temporary one.
         threads: default all cores.
@@ -119,6 +134,8 @@ def allocate(
     Raises PlanError for a target out of reach (it says both bounds) or constraints that cannot hold, InputError for a
     sensitivity file of something else, TextError, ImatrixError, EngineError, OutputError.
     """
+    check_threads(threads)
+    target = parse_target(target) if isinstance(target, str) else target
     importance = None if imatrix is None else read_imatrix(imatrix)
     encoding = {"encoder": encoder, "effort": effort}
     with gguf.read(model) as source:
@@ -135,18 +152,19 @@ def allocate(
         files = texts.paths_of(text)
         if not files or budget.none:
             why = "no text to search on" if not files else "no budget for measuring"
-            progress.note(f"{why}: planned from errors alone, which rank the types but measure nothing")
-            return _from_errors(frame, problem)
+            how = "and earlier probes" if known.observed else "alone, which rank the types but measure nothing"
+            progress.note(f"{why}: planned from errors {how}")
+            return _unmeasured(frame, problem, known.observed)
         with meter(Path(model), imatrix, scratch=scratch, threads=threads, **encoding) as instrument:
-            windows = instrument.windows(files, limit=search_chunks, chat=chat)
-            found = _searched(problem, instrument, windows, budget.restarted(), known, progress)
+            windows = instrument.windows(files, limit=search_chunks, chat=chat, spread=True)
+            found = _searched(frame, problem, instrument, windows, budget.restarted(), known, progress)
             gate = _gate(
                 frame,
                 instrument,
                 problem.types(found.best.choice),
                 texts.paths_of(held_out),
                 gate_chunks,
-                chat,
+                chat if held_out_chat is None else held_out_chat,
                 progress,
             )
         return _judged(frame, problem, found, gate, progress)
@@ -174,6 +192,10 @@ class _Frame:
             for name in group.names
         }
 
+    def allows(self, other: Plan) -> bool:
+        """Whether a plan keeps to the constraints."""
+        return all(other.types[name] in group.types for group in self.groups for name in group.names)
+
     def plan(self, types: Mapping[str, str]) -> Plan:
         """The plan that gives these tensors these types."""
         tensors = {name: TYPES[types[name]] if name in types else one.type for name, one in self.source.tensors.items()}
@@ -196,19 +218,17 @@ def _frame(
     extra: Extra,
     encoder: str,
 ) -> _Frame:
-    """Raises PlanError for a size that no choice of types has."""
+    """Raises PlanError for a size that no choice of types has, and for a model that is quantized already."""
     info = importance.info if importance is not None else None
-    covered = importance.names if importance is not None else None
-    groups = choices(source, covered=covered, constraints=constraints, encoder=encoder)
+    with_one = covered(importance, source) if importance is not None else None
+    groups = choices(source, covered=with_one, constraints=constraints, encoder=encoder)
+    for name in (name for group in groups for name in group.names):
+        if source.tensors[name].type.quantized:
+            found, hint = source.tensors[name].type.name, "Start from the BF16, F16 or F32 file"
+            raise PlanError(source.path, f"tensor {name}", expected="a float type", found=found, hint=hint)
     fixed = fixed_bytes(source, groups, imatrix=info, extra=extra)
-    limit = target.file_bytes(source, groups, info, extra)
-    smallest, largest = bounds(groups, fixed)
-    if target.kind == "fit":  # more memory than the float model takes is no error
-        limit = min(limit, largest)
-    if not smallest <= limit <= largest:
-        expected = f"a file of {smallest:,} to {largest:,} bytes, the smallest and the largest that there can be"
-        raise PlanError(source.path, target.text, expected=expected, found=f"{limit:,} bytes")
-    reference = _reference(source, target, limit, info, covered, extra)
+    limit = target.limit(source, groups, info, extra)
+    reference = _reference(source, target, limit, info, with_one or (), extra)
     return _Frame(source, target, info, extra, groups, fixed, limit, reference)
 
 
@@ -217,13 +237,13 @@ def _reference(
     target: Target,
     limit: int,
     info: ImatrixInfo | None,
-    covered: Collection[str] | None,
+    with_one: Collection[str],
     extra: Extra,
 ) -> Plan | None:
     """The plan to beat: that of `like`, else of the largest mix that is no larger; None where all are larger."""
     names = [target.text] if target.kind == "like" else [name for name in MIXES if _comparable(name)]
     plans = [plan(source, type=name, imatrix=info, extra=extra) for name in names]
-    fitting = [one for one in plans if one.bytes <= limit and not missing_importance(one, covered or ())]
+    fitting = [one for one in plans if one.bytes <= limit and not missing_importance(one, with_one)]
     return max(fitting, key=lambda one: one.bytes, default=None)
 
 
@@ -233,24 +253,40 @@ def _comparable(mix: str) -> bool:
     return base in CANDIDATES and mix != "Q2_K_S"
 
 
+@dataclass(frozen=True)
+class _Found:
+    """`predicted`: the damage of the best candidate by the fitted scales; `gap`: of the knapsack."""
+
+    best: Candidate
+    predicted: float
+    gap: float
+    probes: int
+
+
 def _searched(
+    frame: _Frame,
     problem: Problem,
     instrument: Meter,
     windows: Tokens,
     spend: Spend,
     known: Sensitivity,
     progress: Progress,
-) -> Found:
+) -> _Found:
+    """Probe, fit, search: all on one text."""
     passage = instrument.passage("search", windows, progress)
+    observed = known.probes.setdefault(passage.digest, {})
 
     def measure(choice: Choice) -> Divergences:
         return instrument.scores(passage, problem.types(choice)).kld
 
-    def save(observed: Observed) -> None:
-        known.probes[passage.digest] = observed
-        known.save()
-
-    return search(problem, measure, spend, known.probes.get(passage.digest, {}), save=save, progress=progress)
+    probe(problem, measure, spend, observed, save=known.save, progress=progress)
+    fitted = scales(problem.roles, observed)
+    limit = math.inf
+    if frame.reference is not None:
+        limit = float(np.percentile(instrument.scores(passage, changed(frame.source, frame.reference)).kld, 99))
+    best = search(problem, measure, spend, fitted, limit=limit, progress=progress)[-1]
+    damages = problem.damages(fitted)
+    return _Found(best, problem.damage(best.choice, damages), problem.solve(damages)[1], spend.done)
 
 
 def _gate(
@@ -276,26 +312,31 @@ def _gate(
     )
 
 
-def _from_errors(frame: _Frame, problem: Problem) -> Allocation:
-    damages = problem.damages(scales(problem.roles, {}, 0.0))
+def _unmeasured(frame: _Frame, problem: Problem, observed: Observed) -> Allocation:
+    """The knapsack's choice for the scales that are known."""
+    damages = problem.damages(scales(problem.roles, observed))
     choice, gap = problem.solve(damages)
-    reference = frame.reference.recipe if frame.reference else None
-    found = frame.plan(problem.types(choice))
-    return Allocation(found, reference, frame.limit, problem.damage(choice, damages), gap, None, 0, None)
+    found, damage = frame.plan(problem.types(choice)), problem.damage(choice, damages)
+    return Allocation(found, *_named(frame.reference), frame.limit, damage, gap, None, 0, None)
 
 
-def _judged(frame: _Frame, problem: Problem, found: Found, gate: Gate, progress: Progress) -> Allocation:
+def _judged(frame: _Frame, problem: Problem, found: _Found, gate: Gate, progress: Progress) -> Allocation:
     """The plan that the gate lets through, or its reference."""
-    choice = found.best.choice
-    predicted = problem.damage(choice, problem.damages(found.scales))
-    kept = problem.types(choice)
+    kept = problem.types(found.best.choice)
     if not gate.passed and frame.reference is not None:
-        name = frame.reference.recipe
-        progress.note(f"{frame.target.name} is no better than {name} on held-out text: the types of {name} are kept")
-        kept = changed(frame.source, frame.reference)
-    reference = frame.reference.recipe if frame.reference else None
-    measured = found.best.mean
-    return Allocation(frame.plan(kept), reference, frame.limit, predicted, found.gap, measured, found.probes, gate)
+        lost = f"{frame.target.name} is no better than {frame.reference.recipe} on held-out text"
+        if frame.allows(frame.reference):
+            progress.note(f"{lost}: the types of {frame.reference.recipe} are kept")
+            kept = changed(frame.source, frame.reference)
+        else:
+            progress.note(f"{lost}, whose types the constraints forbid")
+    names, measured = _named(frame.reference), found.best.mean
+    return Allocation(frame.plan(kept), *names, frame.limit, found.predicted, found.gap, measured, found.probes, gate)
+
+
+def _named(reference: Plan | None) -> tuple[str | None, int | None]:
+    """Name and bytes."""
+    return (None, None) if reference is None else (reference.recipe, reference.bytes)
 
 
 def changed(source: GGUF, one: Plan) -> dict[str, str]:

@@ -8,10 +8,8 @@ different layers are independent of each other, the divergence is quadratic in s
 `rounding` is what llama.cpp's CPU back end adds by rounding the layer's input to 8 bits, in blocks of 256 for types in
 blocks of 256, in blocks of 32 for the others: nothing at three bits, a third of the damage of Q6_K.
 
-The scales are what decides, and errors say nothing of them. A probe tells one: the fall of the divergence when one
-group of a whole quantized model gets a far better type, divided by the fall of its error. Probes in the context of the
-file that is being planned add up to its divergence (within a few percent on the models tried), while probes in an
-otherwise float model do not: there, the noise of the first swap alone is most of what is measured.
+The scales are what decides, and errors say nothing of them. A probe tells one (probing.py): the fall of the divergence
+when one group of a whole quantized model gets a far better type, divided by the fall of its error.
 
 Tensors of a role have scales of the same size, in all layers and in the models tried. So a scale is estimated as in any
 hierarchical model: the role's mean from its probes and from a number known beforehand, each tensor's from its own
@@ -70,38 +68,34 @@ def rounding(type: TensorType) -> float:
     return _ROUNDING[type.block == 256] if type.quantized else 0.0
 
 
-def scales(roles: Mapping[str, Role], observed: Mapping[str, Sequence[Observation]], bits: float) -> dict[str, Scale]:
-    """The scale of each group (a name, with its role) for a file of `bits` a weight, from the probes of any of them."""
+def scales(roles: Mapping[str, Role], observed: Mapping[str, Sequence[Observation]]) -> dict[str, Scale]:
+    """The scale of each group (a name, with its role), from the probes of any of them."""
     members = defaultdict(list)
     for name, role in roles.items():
         members[role].append(name)
     found = {}
     for role, names in members.items():
         before = _KNOWN_BEFORE.get(role, _OTHER)
-        mean = _role_mean(before, [one for name in names for one in observed.get(name, ())], bits)
-        found.update({name: _scale(mean, observed.get(name, ()), bits) for name in names})
+        mean = _role_mean(before, [one for name in names for one in observed.get(name, ())])
+        found.update({name: _scale(mean, observed.get(name, ())) for name in names})
     return {name: found[name] for name in roles}
 
 
-def _role_mean(before: float, observed: Sequence[Observation], bits: float) -> float:
+def _role_mean(before: float, observed: Sequence[Observation]) -> float:
     """Two steps, because the spread of tensors in a role is relative to the mean that is sought."""
     mean = before
     for _ in range(2):
         spread = (_OF_TENSORS * mean) ** 2
-        pairs = [(one.slope, _variance(one, mean, bits) + spread) for one in observed]
-        mean = max(_weighted([(before, (_OF_ROLES * before) ** 2), *pairs])[0], _LEAST * before)
+        pairs = [(one.slope, one.error**2 + spread) for one in observed]
+        known = (before, (_OF_ROLES * max(before, mean)) ** 2)
+        mean = max(_weighted([known, *pairs])[0], _LEAST * before)
     return mean
 
 
-def _scale(mean: float, observed: Sequence[Observation], bits: float) -> Scale:
-    pairs = [(one.slope, _variance(one, mean, bits)) for one in observed]
+def _scale(mean: float, observed: Sequence[Observation]) -> Scale:
+    pairs = [(one.slope, one.error**2 + (_OF_PROBES * mean) ** 2) for one in observed]
     value, uncertainty = _weighted([(mean, (_OF_TENSORS * mean) ** 2), *pairs])
     return Scale(max(value, _LEAST * mean), uncertainty)
-
-
-def _variance(one: Observation, mean: float, bits: float) -> float:
-    """Of a slope as an estimate for another file: the further off its size, the less it tells."""
-    return one.error**2 + (_OF_PROBES * mean) ** 2 * (1 + (one.bits - bits) ** 2)
 
 
 def _weighted(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quantpress import text as texts
 from quantpress.engine import Engine, Scores, Tokens
 from quantpress.evaluate import SCRATCH_LIMIT, Evaluation, evaluation, gather, reserve, scratch_folder
@@ -48,9 +50,15 @@ class Meter:
     def __init__(self, engine: Engine, scratch: Path, encoding: Mapping[str, Any]) -> None:
         self._engine, self._scratch, self._encoding = engine, scratch, dict(encoding)
 
-    def windows(self, files: Sequence[Path], *, limit: int | None = None, chat: bool = False) -> Tokens:
-        """At most `limit` windows of text files, int32 [n, CONTEXT]; raises TextError."""
-        return texts.chunks(self._engine, files, CONTEXT, limit=limit, chat=chat)
+    def windows(
+        self, files: Sequence[Path], *, limit: int | None = None, chat: bool = False, spread: bool = False
+    ) -> Tokens:
+        """Windows of text files, int32 [n, CONTEXT], at most `limit`: the first, or `spread` over all. TextError."""
+        found: Tokens = texts.chunks(self._engine, files, CONTEXT, limit=None if spread else limit, chat=chat)
+        if not spread or limit is None or len(found) <= limit:
+            return found
+        chosen: Tokens = found[np.linspace(0, len(found) - 1, limit).round().astype(int)]
+        return chosen
 
     def sampled(self, purpose: str, chunks: int, progress: Progress = SILENT) -> Path:
         """A text of about so many windows that the float model writes."""

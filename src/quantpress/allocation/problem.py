@@ -16,15 +16,17 @@ from quantpress.allocation.candidates import Group
 from quantpress.allocation.damage import Scale, rounding
 from quantpress.allocation.knapsack import solve
 from quantpress.errors import PlanError
-from quantpress.gguf import GGUF
+from quantpress.formats import TensorType
+from quantpress.gguf import GGUF, Tensor
 from quantpress.recipes import Role
 from quantpress.recipes.sites import role_of
 from quantpress.sensitivity import Error
 
-__all__ = ["Choice", "Problem", "problem_of"]
+__all__ = ["Choice", "Divergences", "Problem", "problem_of"]
 
 Choice = tuple[int, ...]  # the index of each group's type
 Numbers = NDArray[np.float64]
+Divergences = NDArray[np.float64]  # of each scored position, nats
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,14 @@ class Problem:
     """`errors`: of each group's types in their order, rounding of activations included."""
 
     groups: tuple[Group, ...]
-    roles: dict[str, Role]  # of each group, by its first tensor's name
+    roles: dict[str, Role]  # of each group, by its name
     errors: tuple[Numbers, ...]
     weights: int
     budget: int  # bytes of all groups together, padded
 
     @property
     def names(self) -> tuple[str, ...]:
-        """A name for each group: its first tensor's."""
+        """A name for each group: its tensors', joined."""
         return tuple(self.roles)
 
     def damages(self, scales: Mapping[str, Scale]) -> list[Numbers]:
@@ -58,10 +60,6 @@ class Problem:
     def nbytes(self, choice: Choice) -> int:
         """Bytes of the groups, padded."""
         return sum(group.nbytes[index] for group, index in zip(self.groups, choice, strict=True))
-
-    def bits(self, choice: Choice) -> float:
-        """About the bits a weight of the groups' tensors."""
-        return 8 * self.nbytes(choice) / self.weights
 
     def types(self, choice: Choice) -> dict[str, str]:
         """Tensor to name of its type, of all tensors in groups."""
@@ -83,15 +81,14 @@ def problem_of(model: GGUF, groups: Sequence[Group], errors: Mapping[str, Mappin
     found = []
     for group in groups:
         shares = np.array([model.tensors[name].weights for name in group.names], np.float64)
-        table = [[_error(errors, name, type.name) for type in group.types] for name in group.names]
+        table = [[_error(errors, model.tensors[name], type) for type in group.types] for name in group.names]
         roundings = np.array([rounding(type) for type in group.types])
         found.append(shares @ np.array(table) / shares.sum() + roundings)
-    roles = {group.names[0]: role_of(group.names[0], tied=tied) for group in groups}
+    roles = {"+".join(group.names): role_of(group.names[0], tied=tied) for group in groups}
     weights = sum(model.tensors[name].weights for group in groups for name in group.names)
     return Problem(tuple(groups), roles, tuple(found), weights, budget)
 
 
-def _error(errors: Mapping[str, Mapping[str, Error]], name: str, type: str) -> float:
-    """0 for the source's own type, which is the one that has no entry."""
-    found = errors[name].get(type)
-    return 0.0 if found is None else found.value
+def _error(errors: Mapping[str, Mapping[str, Error]], tensor: Tensor, type: TensorType) -> float:
+    """0 for the type that the tensor has in the source."""
+    return 0.0 if type is tensor.type else errors[tensor.name][type.name].value

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from quantpress.allocation.candidates import Group, fixed_bytes
+from quantpress.allocation.candidates import Group, bounds, fixed_bytes
 from quantpress.errors import PlanError
 from quantpress.gguf import GGUF
 from quantpress.memory import weight_budget
@@ -45,8 +45,21 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What the plan and its file are called: AUTO-3.98bpw, AUTO-Q4_K_M."""
-        return f"AUTO-{self.text.replace(' ', '')}"
+        """What the plan and its file are called: AUTO-3.98bpw, AUTO-Q4_K_M; AUTO-fit-16GB is no AUTO-16GB."""
+        return f"AUTO-{'fit-' if self.kind == 'fit' else ''}{self.text.replace(' ', '')}"
+
+    def limit(self, model: GGUF, groups: Sequence[Group], imatrix: ImatrixInfo | None, extra: Extra = ()) -> int:
+        """`file_bytes`, where there is such a file; raises PlanError with both bounds where there is none.
+
+        More memory than the float model takes is no error: it fits, too.
+        """
+        smallest, largest = bounds(groups, fixed_bytes(model, groups, imatrix=imatrix, extra=extra))
+        found = self.file_bytes(model, groups, imatrix, extra)
+        found = min(found, largest) if self.kind == "fit" else found
+        if not smallest <= found <= largest:
+            expected = f"a file of {smallest:,} to {largest:,} bytes, the smallest and the largest that there can be"
+            raise PlanError(model.path, self.text, expected=expected, found=f"{found:,} bytes")
+        return found
 
     def file_bytes(self, model: GGUF, groups: Sequence[Group], imatrix: ImatrixInfo | None, extra: Extra = ()) -> int:
         """The most bytes that the file may have; raises PlanError for a target that cannot be understood."""
@@ -103,14 +116,14 @@ class Spend:
         """Whether nothing at all is to be measured."""
         return self.probes == 0 or self.seconds == 0
 
-    def left(self) -> int:
-        """About how many probes more there can be, judged by those that were done."""
+    def left(self, share: float = 1.0) -> int:
+        """About how many probes more there can be in a share of the allowance, judged by those that were done."""
         limits = [10**6]
         if self.probes is not None:
-            limits.append(self.probes - self.done)
+            limits.append(int(share * self.probes) - self.done)
         if self.seconds is not None:
             spent = time.monotonic() - self.started
-            limits.append(int((self.seconds - spent) * max(self.done, 1) / max(spent, 1e-3)))
+            limits.append(int((share * self.seconds - spent) * max(self.done, 1) / max(spent, 1e-3)))
         return max(0, min(limits))
 
     def restarted(self) -> Spend:

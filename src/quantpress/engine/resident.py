@@ -31,7 +31,7 @@ from quantpress.engine.weights import memory, obstacle, weight_structs
 from quantpress.errors import EngineError, InputError, PlanError
 from quantpress.formats import TensorType, tensor_type
 from quantpress.gguf import Tensor
-from quantpress.imatrix import Imatrix, check_model
+from quantpress.imatrix import Imatrix, check_model, covered
 from quantpress.imatrix import read as read_imatrix
 from quantpress.plan import check, from_types, missing_importance
 from quantpress.tiles import RowReader, cuts, in_threads
@@ -104,7 +104,7 @@ class _Resident:
         for name, type in wanted.items():
             own = type is self.source.tensors[name].type
             target = _Encoding(type) if own else _Encoding(type, encoder, effort, key)
-            if self.present[name] != target:
+            if self.present[name] != target and self.structs[name]:  # what no graph uses changes no number
                 self._check_room(name, type)
                 changes[name] = target
         if changes:
@@ -130,9 +130,9 @@ class _Resident:
 
     def _check_plan(self, wanted: Mapping[str, TensorType], importance: Imatrix | None, encoder: str) -> None:
         """Raise PlanError where `quantize` would."""
-        source, covered = self.source, importance.names if importance is not None else ()
+        source, with_one = self.source, covered(importance, self.source) if importance is not None else ()
         check(source, wanted, source.path)
-        bare = missing_importance(from_types(source, wanted, recipe="", file_type=_F16_FILE), covered)
+        bare = missing_importance(from_types(source, wanted, recipe="", file_type=_F16_FILE), with_one)
         needing = encoder_named(encoder).requires_importance
         for name, type in wanted.items():
             found = source.tensors[name].type
@@ -142,7 +142,7 @@ class _Resident:
             where, hint = f"tensor {name}", f"Leave it in {found.name}"
             if found.quantized:
                 raise PlanError(source.path, where, expected="a float type", found=found.name, hint=hint)
-            if name in bare or (type.needs_imatrix and name not in covered and needing(type)):
+            if name in bare or (type.needs_imatrix and name not in with_one and needing(type)):
                 expected = f"an importance matrix that covers it, for {type.name}"
                 raise PlanError(source.path, where, expected=expected, found="none", hint="Choose another type")
 
@@ -187,7 +187,7 @@ class _Resident:
 
     def _jobs(self, name: str, target: _Encoding, importance: Imatrix | None) -> Iterator[partial[None]]:
         tensor = self.source.tensors[name]
-        columns = None if importance is None else _columns(importance, tensor)
+        columns = None if importance is None else importance.of(tensor)
         for start, stop in cuts(tensor):
             matrix = start // (tensor.rows // tensor.matrices)
             yield partial(self._tile, tensor, target, start, stop, None if columns is None else columns[matrix])
@@ -233,11 +233,3 @@ class _Cache:
         found = self.entries.pop(key, None)
         self.bytes -= 0 if found is None else found.nbytes
         return found
-
-
-def _columns(importance: Imatrix, tensor: Tensor) -> Floats | None:
-    """float32 [matrices, cols], where `quantize` uses them: an embedding's may have another size."""
-    sums = importance.sums.get(tensor.name)
-    if sums is None or sums.size != tensor.matrices * tensor.cols:
-        return None
-    return importance.importance(tensor.name, tensor.matrices)

@@ -69,8 +69,6 @@ def _leaves(node: Tensor) -> Iterator[Tensor]:
 def obstacle(library: Library, tensor: TensorSpec, structs: Sequence[Tensor]) -> str | None:
     """Why a weight cannot be written, and what to do about it; None if it can: it is as the file has it."""
     type, rest = tensor.type, f"leave it in {tensor.type.name}"
-    if not structs:
-        return f"llama.cpp's graph does not use it: {rest}"
     expected = Tensor()
     expected.ne[:] = [*tensor.shape, 1, 1, 1][:_DIMS]
     expected.retype(type)

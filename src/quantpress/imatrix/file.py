@@ -89,6 +89,12 @@ class Imatrix:
             raise ImatrixError(self.path, name, expected=f"values for {matrices} matrices", found=found.size)
         return found.reshape(matrices, -1)
 
+    def of(self, tensor: gguf.TensorSpec) -> Sums | None:
+        """float32 [matrices, cols] for a tensor; None without an entry of its size (an embedding's may differ)."""
+        if tensor.name not in self.sums or self.sums[tensor.name].size != tensor.matrices * tensor.cols:
+            return None
+        return self.importance(tensor.name, tensor.matrices)
+
 
 def read(path: str | Path) -> Imatrix:
     """A validated importance matrix, GGUF or legacy `.dat`; raises ImatrixError (GGUFError if the container is bad)."""
