@@ -192,7 +192,7 @@ def test_a_sensitivity_file_of_something_else_is_refused(tiny: Path, bf16_gguf: 
         path.write_text(json.dumps(values | {key: value}))
         assert f"{path}: {key}: expected" in fails(InputError, tiny, "--bpw", "6", "--sensitivity", path)
     path.write_text(json.dumps(values)[:-40])
-    assert "Remove it" in fails(InputError, tiny, "--bpw", "6", "--sensitivity", path)
+    assert "Give another path" in fails(InputError, tiny, "--bpw", "6", "--sensitivity", path)
 
 
 def test_text_that_cannot_be_used(tiny: Path, text: Path, tmp_path: Path) -> None:

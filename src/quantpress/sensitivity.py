@@ -240,4 +240,4 @@ def _numbers(values: Sequence[Any], least: float = -math.inf) -> list[float]:
 
 
 def _damaged(path: Path, found: object) -> InputError:
-    return InputError(path, "sensitivity", expected="what `quantpress plan` writes", found=found, hint="Remove it")
+    return InputError(path, "sensitivity", expected="what `quantpress plan` writes", found=found, hint="Give another path")
