@@ -17,7 +17,7 @@ import json
 import math
 import tempfile
 import time
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,8 @@ def report(rows: list[dict[str, Any]]) -> None:
     print(f"geometric mean over {len(stock)} stock mixes {mean:.3f}, worst {max(one['ratio'] for one in rows):.3f}")
     worse = [one["mix"] for one in rows if one["tail"] > 1]
     print(f"99th percentile above the mix's: {', '.join(worse) or 'none'}")
-    inverted = [
-        f"{b['mix']} after {a['mix']}" for a, b in pairwise(rows) if b["kld"] - a["kld"] > a["error"] + b["error"]
-    ]
+    pairs = combinations(sorted(rows, key=lambda one: one["plan_bytes"]), 2)
+    inverted = [f"{b['mix']} after {a['mix']}" for a, b in pairs if b["kld"] - a["kld"] > a["error"] + b["error"]]
     print(f"inversions of the frontier: {', '.join(inverted) or 'none'}")
     print("every file has the predicted size")
 

@@ -201,11 +201,11 @@ def test_names_of_points_do_not_cover_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kld", [0.0, -1e-9, float("nan"), float("inf")])
 def test_points_without_a_divergence_are_named_below(kld: float, tmp_path: Path) -> None:
-    path = frontier([Point("BF16", 8 * 10**9, kld, 0.0, "base"), *MIXES], tmp_path / "frontier.svg")
+    path = frontier([Point("BF16", 8 * 10**9, kld, 0.0, "other"), *MIXES], tmp_path / "frontier.svg")
     assert not any("BF16" in name for name in ids(path))
     assert any("BF16 (8.00 GB)" in text for text in texts(path))
     with pytest.raises(InputError, match="divergence above 0"):
-        frontier([Point("BF16", 8, kld, 0.0, "base")], tmp_path / "none.svg")
+        frontier([Point("BF16", 8, kld, 0.0, "other")], tmp_path / "none.svg")
 
 
 def test_nowhere_to_write(small: Path, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_what_was_done_before_an_error_is_kept(model: GGUF, tmp_path: Path, monk
     monkeypatch.setattr(sensitivity, "tile_errors", fails)
     monkeypatch.setattr(sensitivity, "_SAVE_SECONDS", 0)
     file = tmp_path / "sensitivity.json"
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=f"^{model.path}: test"):
         add_errors(nothing(file), model, {ONE: types("Q8_0"), TWO: types("Q8_0")}, None)
     assert list(read_sensitivity(file, IDENTITY).errors) == [ONE]
 
@@ -290,7 +290,7 @@ def test_refuses_a_folder(tmp_path: Path) -> None:
 
 
 def refused(file: Path) -> None:
-    with pytest.raises(InputError, match=r"sensitivity: expected what `quantpress plan` writes, found .* Remove") as it:
+    with pytest.raises(InputError, match=r"sensitivity: expected what `quantpress plan` writes, found .* Give") as it:
         read_sensitivity(file, IDENTITY)
     assert (it.value.path, it.value.field) == (file, "sensitivity")
 

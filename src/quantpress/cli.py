@@ -32,6 +32,7 @@ from quantpress.options import (
     Out,
     Quiet,
     Remote,
+    Scratch,
     Split,
     Text,
     Threads,
@@ -198,9 +199,7 @@ def evaluate(
     context: Context = 512,
     chunks: Chunks = None,
     chat: Chat = False,
-    scratch: Annotated[
-        Path | None, typer.Option("--scratch", metavar="FOLDER", help="Where the base's distributions wait.")
-    ] = None,
+    scratch: Scratch = None,
     scratch_gb: Annotated[
         float, typer.Option("--scratch-gb", metavar="GB", help="Use at most so much of it, in GB (10^9 bytes).")
     ] = 20,
@@ -352,8 +351,8 @@ def _stop(message: str, code: int) -> NoReturn:
 
 def _keeps(arguments: list[str]) -> bool:
     """Whether a command, interrupted, keeps what it has done: a release, a matrix, measurements, what the Hub sent."""
-    files = {argument.partition("=")[0] for argument in arguments} & {"--out", "--sensitivity"}
-    measures = arguments[:1] == ["plan"] and bool(files)
+    options = {argument.partition("=")[0] for argument in arguments}
+    measures = arguments[:1] == ["plan"] and "--type" not in options and bool(options & {"--out", "--sensitivity"})
     collects = arguments[:1] == ["imatrix"] and arguments[1] not in ("merge", "show")
     return arguments[:1] == ["release"] or "--remote" in arguments or collects or measures
 

@@ -11,8 +11,10 @@ the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +38,7 @@ __all__ = [
     "encode_tile",
     "encoder_named",
     "tile_errors",
+    "tiles_of",
 ]
 
 Errors = NDArray[np.float64]
@@ -94,6 +97,15 @@ def tile_errors(tile: Tile, encoder: str = "quantpress", effort: str = "normal")
     coder = encoder_named(encoder, effort)
     check_encodable(tile.types, encoder, tile.tensor)
     return coder.errors(tile, tile.types, effort)
+
+
+@contextmanager
+def tiles_of(path: Path) -> Iterator[None]:
+    """Name the file in what is raised for its tiles, which do not know it."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(path, error.field, expected=error.expected, found=error.found, hint=error.hint) from error
 
 
 def encoder_named(name: str, effort: str = "normal") -> Encoder:

@@ -23,6 +23,7 @@ __all__ = [
     "Out",
     "Quiet",
     "Remote",
+    "Scratch",
     "Split",
     "Text",
     "Threads",
@@ -52,6 +53,9 @@ Split = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The file to write.")]
 Remote = Annotated[bool, typer.Option("--remote", help="It is a repository on the Hub: ORG/NAME or ORG/NAME@REVISION.")]
+Scratch = Annotated[
+    Path | None, typer.Option("--scratch", metavar="FOLDER", help="Where the base's distributions wait.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -56,7 +56,7 @@ def _frontier(run: Run, base: Base, points: list[Point], folder: Path) -> Path:
 
 
 def _point(name: str, row: dict[str, Any]) -> Point:
-    kind: Literal["mix", "auto", "base", "other"] = "other"
+    kind: Literal["mix", "auto", "other"] = "other"
     if "allocation" in row:
         kind = "auto"
     elif name in MIXES:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantpress import printing
-from quantpress.options import Chat, Effort, Encoder, Imatrix, Json, Model, Quiet, Threads
+from quantpress.options import Chat, Effort, Encoder, Imatrix, Json, Model, Quiet, Scratch, Threads
 from quantpress.progress import for_terminal
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["plan"]
 
 _BY_RECIPE = ("tensor_types",)
-_BY_SIZE = "text held_out chat budget avoid floor tie uncovered encoder effort sensitivity threads".split()
+_BY_SIZE = "text held_out chat budget avoid floor tie uncovered encoder effort sensitivity scratch threads".split()
 _OF_FIT = ("context", "kv")
 
 Recipe = Annotated[
@@ -116,6 +116,7 @@ def plan(
     encoder: Encoder = "quantpress",
     effort: Effort = "normal",
     sensitivity: Sensitivity = None,
+    scratch: Scratch = None,
     plot: Plot = None,
     out: PlanFile = None,
     threads: Threads = None,
@@ -148,6 +149,7 @@ def plan(
             encoder=encoder,
             effort=effort,
             sensitivity=sensitivity or (out and out.with_suffix(".sensitivity.json")),
+            scratch=scratch,
             threads=threads,
             progress=progress,
         )

@@ -77,7 +77,7 @@ def allocation(found: Allocation) -> None:
     plan(found.plan)
     print(f"{found.limit:,} bytes were allowed; the knapsack's solution is within {found.gap:.2g} of the best sum")
     if found.measured is None:
-        print("not measured: planned from errors alone")
+        print("not measured: planned from errors, and earlier probes where there are any")
     else:
         measured = f"{found.probes:,} probes; KLD on the search text {found.measured:.4g}"
         print(f"{measured} measured, {found.predicted:.4g} predicted")
@@ -100,11 +100,11 @@ def _gate(found: Allocation, gate: Gate) -> None:
     columns = ("held-out text", "KLD", "", "99 %", "99.9 %", "same top", "perplexity")
     _print(None, columns, rows)
     if gate.reference is None:
-        print("no stock mix is as small: there is nothing to compare with")
+        print("no stock mix can be made that is as small: there is nothing to compare with")
     elif gate.passed:
         print(f"{gate.plan.kld_mean / gate.reference.kld_mean:.2f} of the divergence of {found.reference}: kept")
     else:
-        print(f"no better than {found.reference}, whose types are kept")
+        print(f"no better than {found.reference}, whose types are kept, unless the constraints forbid them")
 
 
 def evaluations(found: Sequence[Evaluation]) -> None:

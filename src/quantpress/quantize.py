@@ -22,8 +22,8 @@ from pathlib import Path
 from quantpress import gguf
 from quantpress.arrays import Bytes, Floats
 from quantpress.cpu import default_threads
-from quantpress.encoding import Encoder, Tile, check_encodable, encode_tile, encoder_named
-from quantpress.errors import DiskFullError, InputError, PlanError
+from quantpress.encoding import Encoder, Tile, check_encodable, encode_tile, encoder_named, tiles_of
+from quantpress.errors import DiskFullError, PlanError
 from quantpress.files import make_folder
 from quantpress.formats import TensorType
 from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer
@@ -274,14 +274,9 @@ def _encode(reader: RowReader, path: Path, task: _Task, start: int, stop: int, e
     importance = None if task.importance is None else task.importance[matrix]
     data = reader.read(tensor, start, stop)
     tile = Tile(tensor.name, start, data, tensor.type, tensor.cols, tuple(task.writers), importance)
-    for writers, encoded in zip(task.writers.values(), _encoded(tile, path, encode), strict=True):
+    with tiles_of(path):
+        found = encode(tile)
+    for writers, encoded in zip(task.writers.values(), found, strict=True):
         for writer in writers:
             writer.write(tensor.name, start, encoded)
     return (stop - start) * tensor.cols
-
-
-def _encoded(tile: Tile, path: Path, encode: _Encode) -> list[Bytes]:
-    try:
-        return encode(tile)
-    except InputError as error:  # a tile does not know its file
-        raise type(error)(path, error.field, expected=error.expected, found=error.found, hint=error.hint) from error

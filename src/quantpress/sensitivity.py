@@ -21,8 +21,10 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpress.arrays import Floats
-from quantpress.encoding import Tile, decode, tile_errors
+from quantpress.encoding import Tile, decode, tile_errors, tiles_of
 from quantpress.errors import InputError
 from quantpress.files import digest, file_digest, write_text
 from quantpress.formats import TensorType
@@ -105,7 +107,8 @@ def fingerprint(model: GGUF, imatrix: Imatrix | None) -> dict[str, str | None]:
             rows.update(f"{name} {list(tensor.shape)} {tensor.type.name}\n".encode())
             rows.update(reader.read(tensor, 0, 1).tobytes())
     path = None if imatrix is None else imatrix.path
-    return {"model": rows.hexdigest(), "imatrix": None if path is None else file_digest(path)}
+    importance = None if path is None else file_digest(path)
+    return {"quantpress": version("quantpress"), "model": rows.hexdigest(), "imatrix": importance}
 
 
 def read_sensitivity(path: Path | None, identity: Mapping[str, Any]) -> Sensitivity:
@@ -155,20 +158,21 @@ def add_errors(
     if not missing:
         return
     with RowReader(model) as reader, progress.task("errors", len(missing), "tensors") as advance:
-        work, saved = partial(_tensor_errors, reader, imatrix, encoder, effort), time.monotonic()
-        for name, found in in_threads(
-            (partial(work, model.tensors[name], tuple(types)) for name, types in missing.items()), threads
-        ):
-            known.errors.setdefault(name, {}).update(found)
-            advance(1)
-            if time.monotonic() - saved >= _SAVE_SECONDS:
-                known.save()
-                saved = time.monotonic()
+        work, saved = partial(_tensor_errors, reader, model.path, imatrix, encoder, effort), time.monotonic()
+        jobs = (partial(work, model.tensors[name], tuple(types)) for name, types in missing.items())
+        with closing(in_threads(jobs, threads)) as done:
+            for name, found in done:
+                known.errors.setdefault(name, {}).update(found)
+                advance(1)
+                if time.monotonic() - saved >= _SAVE_SECONDS:
+                    known.save()
+                    saved = time.monotonic()
     known.save()
 
 
 def _tensor_errors(
     reader: RowReader,
+    path: Path,
     imatrix: Imatrix | None,
     encoder: str,
     effort: str,
@@ -184,7 +188,8 @@ def _tensor_errors(
         for start, stop in _runs(_sample(tensor, matrix)):
             data = reader.read(tensor, matrix * rows + start, matrix * rows + stop)
             tile = Tile(tensor.name, matrix * rows + start, data, tensor.type, tensor.cols, types, columns)
-            sums.append(tile_errors(tile, encoder, effort))
+            with tiles_of(path):
+                sums.append(tile_errors(tile, encoder, effort))
             energies.append(_energy(decode(data, tensor.type, tensor.cols), columns))
     found = _ratios(np.concatenate(sums, axis=1), np.concatenate(energies), tensor.rows)
     return tensor.name, dict(zip((type.name for type in types), found, strict=True))
@@ -240,4 +245,5 @@ def _numbers(values: Sequence[Any], least: float = -math.inf) -> list[float]:
 
 
 def _damaged(path: Path, found: object) -> InputError:
-    return InputError(path, "sensitivity", expected="what `quantpress plan` writes", found=found, hint="Give another path")
+    expected = "what `quantpress plan` writes"
+    return InputError(path, "sensitivity", expected=expected, found=found, hint="Give another path")

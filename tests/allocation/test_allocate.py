@@ -14,7 +14,7 @@ from quantpress import gguf, sensitivity
 from quantpress.allocation import Allocation, Constraints, Spend, allocate
 from quantpress.convert import convert
 from quantpress.encoding import tile_errors
-from quantpress.errors import InputError, PlanError
+from quantpress.errors import InputError, PlanError, TextError
 from quantpress.evaluate import evaluate
 from quantpress.plan import plan, read_plan
 from quantpress.progress import Progress
@@ -146,6 +146,39 @@ def test_a_plan_that_loses_gives_way_to_its_reference(cases: dict[str, Case], mo
         stock = plan(source, type="Q4_K_M", imatrix=case.imatrix)
     assert found.plan.tensors == stock.tensors
     assert any("is no better than Q4_K_M on held-out text: the types of Q4_K_M are kept" in note for note in notes.said)
+
+
+@pytest.mark.parametrize("ties", ["", "attn_q+attn_k+attn_v"])
+def test_a_reference_that_breaks_a_tie_is_not_kept(cases: dict[str, Case], ties: str) -> None:
+    """Q4_K_M gives some values more bits than queries and keys."""
+    limits, target = Constraints.parse(ties=ties), MODULE.parse_target("like:Q4_K_M")
+    with gguf.read(cases["dense"].model) as source:
+        found = MODULE._frame(source, target, None, limits, (), "quantpress")
+        assert found.allows(found.reference) == (not ties)
+
+
+def test_like_a_mix_that_needs_importance_that_there_is_not(cases: dict[str, Case]) -> None:
+    notes = Notes()
+    found = cases["dense"].allocate("like:IQ2_M", imatrix=None, effort="normal", progress=notes)
+    assert found.reference is None
+    assert "IQ2_M needs importance that there is not: the plan is compared with nothing" in notes.said
+
+
+@pytest.mark.parametrize("name", ["text", "held_out"])
+def test_text_that_is_not_there_is_told_before_any_work(cases: dict[str, Case], name: str, tmp_path: Path) -> None:
+    case, file = cases["dense"], tmp_path / "sensitivity.json"
+    with pytest.raises(TextError, match=r"none\.txt: text: expected a readable file"):
+        case.allocate("5bpw", **{"text": case.text, name: tmp_path / "none.txt"}, sensitivity=file)
+    assert not file.exists()
+
+
+def test_held_out_text_that_is_too_short_is_told_before_the_search(
+    cases: dict[str, Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short.txt").write_text("Too short.")
+    monkeypatch.setattr(MODULE, "_searched", lambda *_: pytest.fail("searched"))
+    with pytest.raises(TextError, match=r"short\.txt: text: expected at least 512 tokens"):
+        cases["dense"].allocate("5bpw", text=cases["dense"].text, held_out=tmp_path / "short.txt")
 
 
 def test_without_held_out_text_the_model_writes_it(cases: dict[str, Case]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from quantpress.allocation.candidates import (
     CANDIDATES,
     Constraints,
     Group,
-    assignment,
     bounds,
     choices,
     fixed_bytes,
@@ -20,7 +20,7 @@ from quantpress.allocation.candidates import (
 from quantpress.convert import convert
 from quantpress.encoding import ENCODERS
 from quantpress.errors import PlanError
-from quantpress.formats import TYPES
+from quantpress.formats import TYPES, TensorType
 from quantpress.gguf import GGUF, Value, read
 from quantpress.metadata import ImatrixInfo
 from quantpress.plan import from_types, missing_importance, plan
@@ -32,6 +32,12 @@ from tests.oracle import models
 INFO = ImatrixInfo("imatrix.gguf", "calibration.txt", 238, 128)
 SMALL = {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"}  # blocks of 32
 NEED = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"}
+
+
+def assignment(model: GGUF, groups: Iterable[Group], choice: Iterable[int]) -> dict[str, TensorType]:
+    """Type of every tensor of the model, in the file's order, for an index into each group's types."""
+    chosen = {name: group.types[index] for group, index in zip(groups, choice, strict=True) for name in group.names}
+    return {name: chosen.get(name, tensor.type) for name, tensor in model.tensors.items()}
 
 
 @pytest.fixture(scope="module")

@@ -113,3 +113,12 @@ def test_a_group_that_has_its_own_type_in_the_context_is_probed_as_well() -> Non
     assert all(np.isfinite(seen.slope) and seen.error > 0 for seen in observed[truth.problem.names[0]])
     seen = observed[truth.problem.names[0]][0]
     assert abs(seen.slope - truth.scales[0]) < 5 * seen.error
+
+
+def test_tensors_of_zeros_have_no_slope() -> None:
+    """Every type holds them exactly: their errors are that of rounding, which is the same in all types."""
+    one = problem(3)
+    one = replace(one, errors=(np.full_like(one.errors[0], 4e-5), *one.errors[1:]))
+    observed: Observed = {}
+    probe(one, Truth(one), Spend(), observed)
+    assert set(observed) == set(one.names[1:])

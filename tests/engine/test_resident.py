@@ -334,7 +334,7 @@ def test_obstacles() -> None:
     assert found(good, good) == "none"
     assert "open the engine with gpu_layers=0" in found(good, host=False)
     assert "open the engine with gpu_layers=0" in found(structs.Tensor())
-    assert "leave it in F16" in found()
+    assert found() == "none"  # no graph uses it: there is nothing to write
     for other in (padded, struct((256, 8), "BF16"), struct((256, 4, 2), "F16")):
         assert "expected type, shape and strides (1, (256, 8, 1, 1), (2, 512, 4096, 4096)), as in the file" in found(
             good, other

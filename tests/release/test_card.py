@@ -64,7 +64,7 @@ def test_a_plan_that_lost_is_reported_as_such(tmp_path: Path) -> None:
 def test_a_plan_without_a_reference_or_a_measurement(tmp_path: Path) -> None:
     alone = {**gate(0.5), "reference": None}
     lines = card(tmp_path, results({"reference": None, "reference_bytes": None, "gate": alone}))
-    assert "- AUTO-4bpw: no mix of llama.cpp is as small." in lines
+    assert "- AUTO-4bpw: no mix of llama.cpp can be made that is as small." in lines
     lines = card(tmp_path, results({"reference": "IQ4_XS", "reference_bytes": 3_890_000, "gate": None}))
     assert "Nothing was measured (budget 0): they were not compared with other mixes." in " ".join(lines)
     assert not any(line.startswith("| plan | size |") for line in lines)

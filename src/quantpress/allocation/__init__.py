@@ -4,7 +4,8 @@ candidates   which types each tensor may have and what they weigh
 problem      groups, bytes, errors and a budget; `knapsack` solves it
 damage       from errors to divergence, by scales that probes tell
 measure      the divergence of a choice, in the memory of a resident model
-search       the loop: solve, probe, refit, measure neighbours
+probing      the scales: what an error of each group costs
+search       from the knapsack's choice to neighbours that are measured to be better
 target       what a plan is asked for, and how much measuring it is worth
 allocate     all of it, and the gate
 """

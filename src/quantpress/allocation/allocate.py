@@ -9,8 +9,8 @@ on held-out text; a plan that does not win is reported, and the reference's type
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,15 @@ _BUDGET = Spend(seconds=600)
 
 @dataclass(frozen=True)
 class Gate:
-    """Plan and reference on the held-out text; `passed`: the plan's mean divergence is lower, and is what is used."""
+    """Plan and reference on the held-out text."""
 
     text: str
     plan: Evaluation
-    reference: Evaluation | None  # None where no stock mix is as small
+    reference: Evaluation | None  # None where no stock mix can be made that is as small
 
     @property
     def passed(self) -> bool:
-        """Whether the plan is better than its reference."""
+        """Whether the plan is better than its reference: its mean divergence is lower."""
         return self.reference is None or self.plan.kld_mean < self.reference.kld_mean
 
 
@@ -78,9 +78,11 @@ class Allocation:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the plan's own entries, and `allocation`."""
-        gate = None if self.gate is None else {**asdict(self.gate), "passed": self.gate.passed}
-        own = {key: value for key, value in asdict(replace(self, gate=None)).items() if key not in ("plan", "gate")}
-        return {**self.plan.to_dict(), "allocation": {**own, "gate": gate}}
+        own = asdict(self)
+        del own["plan"]
+        if self.gate is not None:
+            own["gate"]["passed"] = self.gate.passed
+        return {**self.plan.to_dict(), "allocation": own}
 
     def write(self, path: str | Path) -> None:
         """As `Plan.write`, with `allocation` among the entries of `plan.json`; raises OutputError."""
@@ -112,7 +114,7 @@ def allocate(
     """Plan the best file for a target.
 
     Args:
-        model: the float model, a GGUF file.
+        model: the float model, a GGUF file; a search holds it in memory, on the CPU.
         target: `3.98bpw`, `2.40GB`, `like:Q4_K_M` or `fit:16GB`, or what `target.parse_target` makes of it.
         imatrix: an importance matrix of the model. Without one, types that need one are left out, and it is said.
         text: to search on; without it the plan is made from errors alone.
@@ -132,10 +134,16 @@ def allocate(
         progress: told of every step.
 
     Raises PlanError for a target out of reach (it says both bounds) or constraints that cannot hold, InputError for a
-    sensitivity file of something else, TextError, ImatrixError, EngineError, OutputError.
+    sensitivity file of something else or weights that cannot be encoded, TextError, ImatrixError, EngineError,
+    OutputError.
     """
     check_threads(threads)
     target = parse_target(target) if isinstance(target, str) else target
+    files, others = texts.paths_of(text), texts.paths_of(held_out)
+    for file in (*files, *others):
+        texts.read_text(file)  # what cannot be read is told before minutes of work
+    if same := {file.resolve() for file in files} & {file.resolve() for file in others}:
+        progress.note(f"{min(same).name} is searched on and held out: the gate shows less than it should")
     importance = None if imatrix is None else read_imatrix(imatrix)
     encoding = {"encoder": encoder, "effort": effort}
     with gguf.read(model) as source:
@@ -144,12 +152,13 @@ def allocate(
         else:
             progress.note("no importance matrix: types that need one are left out, and the others are encoded worse")
         frame = _frame(source, target, importance, constraints, extra, encoder)
+        if frame.reference is None and target.kind == "like":
+            progress.note(f"{target.text} needs importance that there is not: the plan is compared with nothing")
         path = None if sensitivity is None else Path(sensitivity)
         known = read_sensitivity(path, {**fingerprint(source, importance), **encoding})
         threads = threads or default_threads()
         add_errors(known, source, frame.candidates, importance, threads=threads, progress=progress, **encoding)
         problem = problem_of(source, frame.groups, known.errors, frame.limit - frame.fixed)
-        files = texts.paths_of(text)
         if not files or budget.none:
             why = "no text to search on" if not files else "no budget for measuring"
             how = "and earlier probes" if known.observed else "alone, which rank the types but measure nothing"
@@ -157,16 +166,13 @@ def allocate(
             return _unmeasured(frame, problem, known.observed)
         with meter(Path(model), imatrix, scratch=scratch, threads=threads, **encoding) as instrument:
             windows = instrument.windows(files, limit=search_chunks, chat=chat, spread=True)
+            other_chat = chat if held_out_chat is None else held_out_chat
+            apart = instrument.windows(others, limit=gate_chunks, chat=other_chat) if others else None
             found = _searched(frame, problem, instrument, windows, budget.restarted(), known, progress)
-            gate = _gate(
-                frame,
-                instrument,
-                problem.types(found.best.choice),
-                texts.paths_of(held_out),
-                gate_chunks,
-                chat if held_out_chat is None else held_out_chat,
-                progress,
-            )
+            if apart is None:
+                others, apart = _own_text(instrument, gate_chunks, progress)
+            names = ", ".join(file.name for file in others)
+            gate = _gate(frame, instrument, problem.types(found.best.choice), names, apart, progress)
         return _judged(frame, problem, found, gate, progress)
 
 
@@ -193,8 +199,9 @@ class _Frame:
         }
 
     def allows(self, other: Plan) -> bool:
-        """Whether a plan keeps to the constraints."""
-        return all(other.types[name] in group.types for group in self.groups for name in group.names)
+        """Whether a plan keeps to the constraints: one type for each group, which it may have."""
+        given = ({other.types[name] for name in group.names} for group in self.groups)
+        return all(len(types) == 1 and types <= {*group.types} for types, group in zip(given, self.groups, strict=True))
 
     def plan(self, types: Mapping[str, str]) -> Plan:
         """The plan that gives these tensors these types."""
@@ -280,6 +287,8 @@ def _searched(
         return instrument.scores(passage, problem.types(choice)).kld
 
     probe(problem, measure, spend, observed, save=known.save, progress=progress)
+    if not observed:
+        progress.note("the budget is too small to probe every kind of tensor: the search begins from errors alone")
     fitted = scales(problem.roles, observed)
     limit = math.inf
     if frame.reference is not None:
@@ -289,24 +298,25 @@ def _searched(
     return _Found(best, problem.damage(best.choice, damages), problem.solve(damages)[1], spend.done)
 
 
+def _own_text(instrument: Meter, chunks: int, progress: Progress) -> tuple[list[Path], Tokens]:
+    """A held-out text by the model, and its windows."""
+    progress.note("no held-out text: the model writes its own")
+    files = [instrument.sampled("held-out", chunks, progress)]
+    return files, instrument.windows(files, limit=chunks)
+
+
 def _gate(
     frame: _Frame,
     instrument: Meter,
     types: Mapping[str, str],
-    files: Sequence[Path],
-    chunks: int,
-    chat: bool,
+    text: str,
+    windows: Tokens,
     progress: Progress,
 ) -> Gate:
-    """Plan and reference on the held-out text, which the model writes where none is given."""
-    if not files:
-        progress.note("no held-out text: the model writes its own")
-        files = [instrument.sampled("held-out", chunks, progress)]
-        chat = False
-    passage = instrument.passage("held-out", instrument.windows(files, limit=chunks, chat=chat), progress)
-    other = None if frame.reference is None else frame.reference
+    """Plan and reference on the windows of the held-out text, which is called `text`."""
+    passage, other = instrument.passage("held-out", windows, progress), frame.reference
     return Gate(
-        ", ".join(file.name for file in files),
+        text,
         instrument.evaluation(frame.target.name, passage, types),
         None if other is None else instrument.evaluation(other.recipe, passage, changed(frame.source, other)),
     )

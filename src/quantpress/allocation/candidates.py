@@ -31,7 +31,7 @@ from quantpress.plan import Extra
 from quantpress.recipes import Role, quantizable
 from quantpress.recipes.sites import role_of
 
-__all__ = ["CANDIDATES", "FAMILIES", "Constraints", "Group", "assignment", "bounds", "choices", "fixed_bytes"]
+__all__ = ["CANDIDATES", "FAMILIES", "Constraints", "Group", "bounds", "choices", "fixed_bytes"]
 
 _NAMES = (
     "Q2_K Q3_K Q4_K Q5_K Q6_K Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS"
@@ -151,12 +151,6 @@ def bounds(groups: Iterable[Group], fixed: int = 0) -> tuple[int, int]:
     """The smallest and the largest file that the groups allow, in bytes; `fixed`: see `fixed_bytes`."""
     ends = [(group.nbytes[0], group.nbytes[-1]) for group in groups]
     return fixed + sum(low for low, _ in ends), fixed + sum(high for _, high in ends)
-
-
-def assignment(model: GGUF, groups: Iterable[Group], choice: Iterable[int]) -> dict[str, TensorType]:
-    """Type of every tensor of the model, in the file's order, for an index into each group's types."""
-    chosen = {name: group.types[index] for group, index in zip(groups, choice, strict=True) for name in group.names}
-    return {name: chosen.get(name, tensor.type) for name, tensor in model.tensors.items()}
 
 
 def _open(model: GGUF, tensor: Tensor) -> bool:

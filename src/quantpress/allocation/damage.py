@@ -30,7 +30,7 @@ from quantpress.sensitivity import Observation
 
 __all__ = ["Scale", "rounding", "scales"]
 
-# Nats a unit of relative error, measured on two small models (bench/allocation.py); only their ratios matter, and any
+# Nats a unit of relative error, measured by probes on the bundled model; only their ratios matter, and any
 # probe overrules them.
 _KNOWN_BEFORE = MappingProxyType(
     {

@@ -30,12 +30,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import highspy
 import numpy as np
 from numpy.typing import NDArray
 
 from quantpress.errors import PlanError
+
+if TYPE_CHECKING:
+    import highspy
 
 __all__ = ["Solution", "solve"]
 
@@ -270,6 +273,8 @@ def _core(problem: _Problem, relaxed: _Relaxed, incumbent: Integers) -> _Core:
 
 def _highs(core: _Core, relaxed: _Relaxed, seconds: float) -> tuple[NDArray[np.bool_], float, bool]:
     """Solve the core: the options chosen [n], the bound's distance from `core.low`, and whether HiGHS has proven it."""
+    import highspy  # here, because loading it takes a while and most commands solve nothing
+
     solver = highspy.Highs()
     for name, value in (*_OPTIONS.items(), ("time_limit", seconds)):
         solver.setOptionValue(name, value)
@@ -288,6 +293,8 @@ def _model(core: _Core, relaxed: _Relaxed) -> highspy.HighsLp:
 
     The row of bytes is an equation, Σ step x + unused = room, in units of the steps' divisor times a power of two.
     """
+    import highspy
+
     count, room = core.options.size, relaxed.room // core.unit
     steps, price = core.step / core.unit, relaxed.price * core.unit
     scale = 2.0 ** max(0, math.ceil(math.log2(np.abs(steps).max() / _LARGEST)))

@@ -75,6 +75,8 @@ def _round(
         for members in clusters:
             best = _best(problem, context, members)
             fall = sum(float(problem.errors[at][context[at]] - problem.errors[at][best[at]]) for at in members)
+            if not fall:  # tensors of zeros, which all types hold exactly
+                continue
             drop = reference - measure(best)
             spend.done += 1
             error = float(drop.std()) / np.sqrt(max(len(drop) - 1, 1))

@@ -24,11 +24,11 @@ from pathlib import Path
 
 from quantpress import gguf
 from quantpress.arrays import Bytes, Floats
-from quantpress.encoding import Tile, check_encodable, encode_tile, encoder_named
+from quantpress.encoding import Tile, check_encodable, encode_tile, encoder_named, tiles_of
 from quantpress.engine.session import Session
 from quantpress.engine.tensor import writable_library
 from quantpress.engine.weights import memory, obstacle, weight_structs
-from quantpress.errors import EngineError, InputError, PlanError
+from quantpress.errors import EngineError, PlanError
 from quantpress.formats import TensorType, tensor_type
 from quantpress.gguf import Tensor
 from quantpress.imatrix import Imatrix, check_model, covered
@@ -197,11 +197,8 @@ class _Resident:
         data = self.reader.read(tensor, start, stop)
         if target.type is not tensor.type:
             tile = Tile(tensor.name, start, data, tensor.type, tensor.cols, (target.type,), importance)
-            try:
+            with tiles_of(self.source.path):
                 (data,) = encode_tile(tile, target.encoder, target.effort)
-            except InputError as error:  # a tile does not know its file
-                sides = {"expected": error.expected, "found": error.found}
-                raise type(error)(self.source.path, error.field, **sides, hint=error.hint) from error
         self._put(tensor.name, start * target.type.row_bytes(tensor.cols), data)
 
     def _put(self, name: str, offset: int, data: Bytes) -> None:

@@ -45,7 +45,6 @@ _STYLES = {  # colour, marker, name; colours of Okabe and Ito, safe for every co
     "mix": ("#d55e00", "s", "stock mixes"),
     "auto": ("#0072b2", "o", "automatic plans"),
     "other": ("#6e7781", "D", "other files"),
-    "base": ("#6e7781", "D", "other files"),
 }
 _WIDTH, _HEIGHT = 860, 560
 _AREA = (72, 92, 816, 488)  # left, top, right, bottom of the axes
@@ -59,7 +58,7 @@ class Point:
     bytes: int
     kld: float
     error: float
-    kind: Literal["mix", "auto", "base", "other"]
+    kind: Literal["mix", "auto", "other"]
 
 
 def frontier(points: Sequence[Point], path: Path, *, title: str | None = None) -> Path:
