@@ -16,11 +16,11 @@ from quantpress.files import write_text
 from quantpress.gguf import GGUF
 from quantpress.names import hub_label
 from quantpress.recipes import VARIANTS, recipe
+from quantpress.sizes import human_size
 
-__all__ = ["frontier", "human_size", "write_card"]
+__all__ = ["frontier", "write_card"]
 
 _TINY = 1e-6
-_UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 def write_card(
@@ -82,14 +82,6 @@ def frontier(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if not kept or row["kld_mean"] < kept[-1]["kld_mean"]:
             kept.append(row)
     return kept[::-1]
-
-
-def human_size(nbytes: int) -> str:
-    """Bytes in decimal units, as the Hub shows them: 2.49 GB."""
-    for unit, name in _UNITS:
-        if nbytes >= unit:
-            return f"{nbytes / unit:.2f} {name}"
-    return f"{nbytes} B"
 
 
 def _row(name: str, row: dict[str, Any]) -> dict[str, Any]:

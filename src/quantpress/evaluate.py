@@ -42,6 +42,7 @@ __all__ = [
     "gather",
     "reserve",
     "scratch_folder",
+    "standard_error",
 ]
 
 SCRATCH_LIMIT = 20 * 10**9  # bytes
@@ -261,9 +262,9 @@ def evaluation(file: str | Path, scores: Scores, base: Scores) -> Evaluation:
         file=str(file),
         tokens=len(scores.nll),
         perplexity=perplexity,
-        perplexity_error=perplexity * _standard_error(scores.nll),
+        perplexity_error=perplexity * standard_error(scores.nll),
         kld_mean=float(scores.kld.mean()),
-        kld_error=_standard_error(scores.kld),
+        kld_error=standard_error(scores.kld),
         kld_median=median,
         kld_p90=p90,
         kld_p95=p95,
@@ -275,6 +276,6 @@ def evaluation(file: str | Path, scores: Scores, base: Scores) -> Evaluation:
     )
 
 
-def _standard_error(values: NDArray[np.float64]) -> float:
+def standard_error(values: NDArray[np.float64]) -> float:
     """Of the mean of independent values [n]; a single value shows no spread: 0."""
     return float(values.std() / np.sqrt(max(len(values) - 1, 1)))

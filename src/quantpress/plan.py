@@ -184,12 +184,20 @@ def from_types(
 
 
 def missing_importance(plan: Plan, covered: Collection[str]) -> list[str]:
-    """The tensors whose planned type needs an importance matrix that does not cover them (`covered`: its tensors).
-
-    Never an embedding or the output; Q2_K in a Q2_K_S file only. Source: `tensor_requires_imatrix` in llama.cpp.
-    """
+    """As `needing_importance` for a plan's types; in a Q2_K_S file Q2_K needs it too."""
     strict = {"Q2_K"} if plan.file_type == MIXES["Q2_K_S"].file_type else set()
-    needing = [name for name, type in plan.types.items() if type.needs_imatrix or type.name in strict]
+    return needing_importance(plan.types, covered, strict)
+
+
+def needing_importance(
+    types: Mapping[str, TensorType], covered: Collection[str], strict: Collection[str] = ()
+) -> list[str]:
+    """The tensors whose type needs an importance matrix that does not cover them (`covered`: its tensors).
+
+    Never an embedding or the output. `strict`: names of types that need it beside those that always do. Source:
+    `tensor_requires_imatrix` in llama.cpp.
+    """
+    needing = [name for name, type in types.items() if type.needs_imatrix or type.name in strict]
     return [name for name in needing if name not in _NO_IMPORTANCE and name not in covered]
 
 

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write them: 16GB, 2.40 GB, 16GiB."""
+"""Numbers of bytes as people write them, to be read and to be shown: 16GB, 2.40 GB, 16GiB."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from decimal import Decimal
 
 from quantpress.errors import PlanError
 
-__all__ = ["parse_bytes"]
+__all__ = ["DECIMAL", "human_size", "parse_bytes"]
+
+DECIMAL = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"), (1, "B"))  # what sizes are shown in, as on the Hub
 
 _UNITS = {"B": 1} | {
     f"{prefix}{suffix}": base**power
@@ -30,3 +32,9 @@ def parse_bytes(text: str, field: str = "size") -> int:
     if size < 1:
         raise PlanError(None, field, expected="at least one byte", found=repr(text))
     return size
+
+
+def human_size(nbytes: int) -> str:
+    """Bytes in the largest decimal unit that they fill, as the Hub shows them: 2.49 GB."""
+    unit, name = next(row for row in DECIMAL if nbytes >= row[0] or row[0] == 1)
+    return f"{nbytes / unit:.2f} {name}" if unit > 1 else f"{nbytes} {name}"

@@ -37,6 +37,11 @@ def problem(layers: int, *, kinds: tuple[str, ...] = KINDS, share: float = 0.25,
     return Problem(tuple(groups), roles, tuple(errors), weights, int(low + share * (high - low)))
 
 
+def nbytes(problem: Problem, choice: Choice) -> int:
+    """Bytes of the groups, padded."""
+    return sum(group.nbytes[at] for group, at in zip(problem.groups, choice, strict=True))
+
+
 @dataclass
 class Truth:
     """Measures choices: true scales are the known ones times a factor, errors of two groups add up or cancel a bit."""

@@ -17,6 +17,7 @@ from quantpress.formats import TYPES
 from quantpress.gguf import GGUF, read
 from quantpress.recipes import Role
 from quantpress.sensitivity import Error
+from tests.allocation.synthetic import nbytes
 from tests.oracle import models
 
 TIED = Constraints(ties=(("attn_q", "attn_v"),), avoid=("iq",))
@@ -82,7 +83,7 @@ def test_names_bytes_and_types(model: GGUF) -> None:
     choice = tuple(len(group.types) - 1 for group in groups)
     assert set(problem.types(choice).values()) == {"BF16"}
     assert list(problem.types(choice)) == [name for group in groups for name in group.names]
-    assert problem.nbytes(choice) == bounds(groups)[1]
+    assert nbytes(problem, choice) == bounds(groups)[1]
     lower = tuple(0 for _ in groups)
     assert problem.types(lower) == {name: group.types[0].name for group in groups for name in group.names}
 
@@ -103,11 +104,11 @@ def test_solves_as_trying_them_all_does(model: GGUF, share: float) -> None:
     for number, (one, errors) in enumerate(zip(damages, problem.errors, strict=True)):
         np.testing.assert_allclose(one, (1.0 + number) * errors, rtol=1e-15)
     every = itertools.product(*(range(len(group.types)) for group in groups))
-    fitting = [choice for choice in every if problem.nbytes(choice) <= problem.budget]
+    fitting = [choice for choice in every if nbytes(problem, choice) <= problem.budget]
     best = min(problem.damage(choice, damages) for choice in fitting)
     found, gap = problem.solve(damages)
     assert (problem.damage(found, damages), gap) == (pytest.approx(best, rel=1e-12), 0)
-    assert problem.nbytes(found) <= problem.budget
+    assert nbytes(problem, found) <= problem.budget
 
 
 def test_nothing_to_choose(model: GGUF) -> None:

@@ -14,7 +14,7 @@ from quantpress.allocation.problem import Choice, Divergences
 from quantpress.allocation.search import Candidate, search
 from quantpress.allocation.target import Spend
 from quantpress.sensitivity import Observed
-from tests.allocation.synthetic import KINDS, POSITIONS, Truth, optimum, problem
+from tests.allocation.synthetic import KINDS, POSITIONS, Truth, nbytes, optimum, problem
 
 FEW = ("Q2_K", "Q4_K", "Q6_K", "Q8_0", "BF16")
 
@@ -56,7 +56,7 @@ def test_every_incumbent_was_measured_fits_and_is_better(seed: int) -> None:
     assert found[0].choice == truth.problem.solve(truth.problem.damages(guessed(truth)))[0] == truth.calls[0]
     for one in found:
         assert one.choice in truth.calls
-        assert truth.problem.nbytes(one.choice) <= truth.problem.budget
+        assert nbytes(truth.problem, one.choice) <= truth.problem.budget
         np.testing.assert_array_equal(one.kld, Truth(truth.problem, cross=0.1)(one.choice))
     means = [one.mean for one in found]
     assert means == sorted(means, reverse=True)

@@ -77,9 +77,15 @@ def join_experts(folder: Path) -> None:
     write(folder, {name: one for name, one in found.items() if ".mlp.experts." not in name} | joined)
 
 
+def config_of(folder: Path) -> dict[str, Any]:
+    """What config.json says."""
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found
+
+
 def edit_config(folder: Path, **changes: Any) -> None:
     """Set fields of config.json; those that are None are removed."""
-    config = {**json.loads((folder / "config.json").read_text(encoding="utf-8")), **changes}
+    config = {**config_of(folder), **changes}
     write_json(folder / "config.json", {key: value for key, value in config.items() if value is not None})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.checkpoints import edit_json, stored, weights, write_json
-from tests.convert.edits import Raw, content, edit_config, raw, refuses, replace, tensors
+from tests.convert.edits import Raw, config_of, content, edit_config, raw, refuses, replace, tensors
 from tests.convert.test_architectures import checkpoint
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -23,7 +22,7 @@ def keys(folder: Path, name: str) -> dict[str, Any]:
 
 def set_field(folder: Path, field: str, value: object) -> None:
     """Set a field of config.json; None as null, which is not as good as absent."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder)
     write_json(folder / "config.json", config | {field: value})
 
 
@@ -190,7 +189,7 @@ def test_gemma4_wrong_layer_input(e_series: Path) -> None:
 
 
 def test_gemma4_layers_that_differ(gemma4: Path) -> None:
-    config = json.loads((gemma4 / "config.json").read_text(encoding="utf-8"))
+    config = config_of(gemma4)
     for changes in ({"2": {"head_dim": 16}}, {"0": {"head_dim": 32}}, {"2": {"head_dim": 32, "sliding_window": 8}}):
         edit_config(gemma4, per_layer_config=config["per_layer_config"] | changes)
         refuses(gemma4, "per_layer_config", "layers 2, 5")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,8 @@ import pytest
 
 from quantpress.convert import convert
 from quantpress.gguf import read
-from tests.convert.edits import content, edit_config, raw, refuses, rename, replace, tensors
+from tests.convert.edits import config_of, content, edit_config, raw, refuses, rename, replace, tensors
 from tests.convert.test_architectures import checkpoint
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return found
 
 
 def edit_rope(folder: Path, **changes: Any) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.convert.edits import content, edit_config, refuses, replace, tensors
+from tests.convert.edits import config_of, content, edit_config, refuses, replace, tensors
 from tests.convert.test_architectures import checkpoint
 
 
@@ -18,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def rope_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))["rope_parameters"]
+    found: dict[str, Any] = config_of(folder)["rope_parameters"]
     return found
 
 

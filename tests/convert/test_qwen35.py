@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from quantpress.convert import convert
 from quantpress.gguf import read
 from tests.checkpoints import write_json
-from tests.convert.edits import content, edit_config, join_experts, raw, refuses, rename, replace, tensors
+from tests.convert.edits import config_of, content, edit_config, join_experts, raw, refuses, rename, replace, tensors
 from tests.convert.test_architectures import checkpoint
 
 LAYER = "model.layers.0"
@@ -35,7 +34,7 @@ def test_decay(folder: Path, tmp_path: Path) -> None:
 def test_conditional_generation(folder: Path, tmp_path: Path) -> None:
     """As published: the text half's fields in `text_config`, its tensors beside those of images."""
     expected = content(folder, tmp_path / "text.gguf")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder)
     text = {key: value for key, value in config.items() if key not in ("architectures", "transformers_version")}
     whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "text_config": text}
     write_json(folder / "config.json", whole)

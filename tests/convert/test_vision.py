@@ -18,7 +18,7 @@ from quantpress.convert.sources import Source, reshaped
 from quantpress.errors import CheckpointError
 from quantpress.formats import TYPES
 from quantpress.gguf import read
-from tests.convert.edits import edit_config, rename
+from tests.convert.edits import config_of, edit_config, rename
 from tests.convert.images import vectors
 from tests.convert.oracle import data_hash, metadata
 from tests.convert.test_architectures import CASES, DATA, checkpoint
@@ -64,7 +64,7 @@ def test_vectors_of_an_image(name: str, tmp_path: Path) -> None:
 def edited(name: str, tmp_path: Path, **fields: Any) -> Path:
     """A checkpoint with other fields in config.json; those of `vision_config` are merged into it."""
     folder = checkpoint(name, tmp_path)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config_of(folder)
     if "vision_config" in fields:
         fields["vision_config"] = config["vision_config"] | fields["vision_config"]
     edit_config(folder, **fields)

@@ -3,8 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quantpress.card import _with_error, frontier, human_size, write_card
+from quantpress.card import _with_error, frontier, write_card
 from quantpress.gguf import read
+from quantpress.sizes import human_size
 from tests.oracle import models
 
 MEASURED = {

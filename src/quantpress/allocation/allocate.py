@@ -234,22 +234,23 @@ def _frame(
             found, hint = source.tensors[name].type.name, "Start from the BF16, F16 or F32 file"
             raise PlanError(source.path, f"tensor {name}", expected="a float type", found=found, hint=hint)
     fixed = fixed_bytes(source, groups, imatrix=info, extra=extra)
-    limit = target.limit(source, groups, info, extra)
-    reference = _reference(source, target, limit, info, with_one or (), extra)
+    mix = target.mix(source, info, extra)
+    limit = target.limit(source, groups, info, extra, mix)
+    reference = _reference(source, mix, limit, info, with_one or (), extra)
     return _Frame(source, target, info, extra, groups, fixed, limit, reference)
 
 
 def _reference(
     source: GGUF,
-    target: Target,
+    mix: Plan | None,
     limit: int,
     info: ImatrixInfo | None,
     with_one: Collection[str],
     extra: Extra,
 ) -> Plan | None:
-    """The plan to beat: that of `like`, else of the largest mix that is no larger; None where all are larger."""
-    names = [target.text] if target.kind == "like" else [name for name in MIXES if _comparable(name)]
-    plans = [plan(source, type=name, imatrix=info, extra=extra) for name in names]
+    """The plan to beat: `mix`, that of `like`, else of the largest that is no larger; None where all are larger."""
+    names = [name for name in MIXES if _comparable(name)]
+    plans = [mix] if mix else [plan(source, type=name, imatrix=info, extra=extra) for name in names]
     fitting = [one for one in plans if one.bytes <= limit and not missing_importance(one, with_one)]
     return max(fitting, key=lambda one: one.bytes, default=None)
 

@@ -17,11 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from quantpress.allocation.damage import scales
 from quantpress.allocation.problem import Choice, Divergences, Problem
 from quantpress.allocation.target import Spend
+from quantpress.evaluate import standard_error
 from quantpress.progress import SILENT, Progress
 from quantpress.sensitivity import Observation, Observed
 
@@ -79,8 +78,7 @@ def _round(
                 continue
             drop = reference - measure(best)
             spend.done += 1
-            error = float(drop.std()) / np.sqrt(max(len(drop) - 1, 1))
-            one = Observation(float(drop.mean()) / fall, float(error) / abs(fall))
+            one = Observation(float(drop.mean()) / fall, standard_error(drop) / abs(fall))
             for at in members:
                 observed.setdefault(problem.names[at], []).append(one)
             save()

@@ -57,10 +57,6 @@ class Problem:
         """The sum of a choice's damages, in nats."""
         return math.fsum(one[index] for one, index in zip(damages, choice, strict=True))
 
-    def nbytes(self, choice: Choice) -> int:
-        """Bytes of the groups, padded."""
-        return sum(group.nbytes[index] for group, index in zip(self.groups, choice, strict=True))
-
     def types(self, choice: Choice) -> dict[str, str]:
         """Tensor to name of its type, of all tensors in groups."""
         return {

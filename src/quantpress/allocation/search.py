@@ -22,6 +22,7 @@ import numpy as np
 from quantpress.allocation.damage import Scale
 from quantpress.allocation.problem import Choice, Divergences, Problem
 from quantpress.allocation.target import Spend
+from quantpress.evaluate import standard_error
 from quantpress.progress import SILENT, Progress
 
 __all__ = ["Candidate", "search"]
@@ -53,8 +54,7 @@ class Candidate:
     def better(self, other: Candidate) -> bool:
         """Whether it replaces another: see the module's head."""
         difference = self.excess * self.kld - other.excess * other.kld
-        error = difference.std() / np.sqrt(max(len(difference) - 1, 1))
-        return bool(difference.mean() < -error)
+        return bool(difference.mean() < -standard_error(difference))
 
 
 def search(

@@ -21,7 +21,7 @@ from quantpress.errors import PlanError
 from quantpress.gguf import GGUF
 from quantpress.memory import weight_budget
 from quantpress.metadata import ImatrixInfo, quantized_metadata
-from quantpress.plan import Extra, plan
+from quantpress.plan import Extra, Plan, plan
 from quantpress.recipes import recipe
 from quantpress.sizes import parse_bytes
 
@@ -48,13 +48,24 @@ class Target:
         """What the plan and its file are called: AUTO-3.98bpw, AUTO-Q4_K_M; AUTO-fit-16GB is no AUTO-16GB."""
         return f"AUTO-{'fit-' if self.kind == 'fit' else ''}{self.text.replace(' ', '')}"
 
-    def limit(self, model: GGUF, groups: Sequence[Group], imatrix: ImatrixInfo | None, extra: Extra = ()) -> int:
+    def mix(self, model: GGUF, imatrix: ImatrixInfo | None, extra: Extra = ()) -> Plan | None:
+        """The plan of the recipe that `like` names; None for the others. MP reads weights."""
+        return plan(model, type=self.text, imatrix=imatrix, extra=extra) if self.kind == "like" else None
+
+    def limit(
+        self,
+        model: GGUF,
+        groups: Sequence[Group],
+        imatrix: ImatrixInfo | None,
+        extra: Extra = (),
+        mix: Plan | None = None,
+    ) -> int:
         """`file_bytes`, where there is such a file; raises PlanError with both bounds where there is none.
 
-        More memory than the float model takes is no error: it fits, too.
+        More memory than the float model takes is no error: it fits, too. `mix`: that plan, if it is at hand.
         """
         smallest, largest = bounds(groups, fixed_bytes(model, groups, imatrix=imatrix, extra=extra))
-        found = self.file_bytes(model, groups, imatrix, extra)
+        found = mix.bytes if mix else self.file_bytes(model, groups, imatrix, extra)
         found = min(found, largest) if self.kind == "fit" else found
         if not smallest <= found <= largest:
             expected = f"a file of {smallest:,} to {largest:,} bytes, the smallest and the largest that there can be"
@@ -65,8 +76,8 @@ class Target:
         """The most bytes that the file may have; raises PlanError for a target that cannot be understood."""
         if self.kind == "size":
             return parse_bytes(self.text)
-        if self.kind == "like":
-            return plan(model, type=self.text, imatrix=imatrix, extra=extra).bytes
+        if (mix := self.mix(model, imatrix, extra)) is not None:
+            return mix.bytes
         metadata = quantized_metadata(model, 0, imatrix, extra)
         if self.kind == "fit":
             memory, cache = parse_bytes(self.text, "memory"), self.cache_type

@@ -33,13 +33,12 @@ from quantpress.formats import TensorType, tensor_type
 from quantpress.gguf import Tensor
 from quantpress.imatrix import Imatrix, check_model, covered
 from quantpress.imatrix import read as read_imatrix
-from quantpress.plan import check, from_types, missing_importance
+from quantpress.plan import check, needing_importance
 from quantpress.tiles import RowReader, cuts, in_threads
 
 __all__ = ["CACHE_BYTES", "assign"]
 
 CACHE_BYTES = 1 << 30
-_F16_FILE = 1  # llama.cpp's number: a file type whose rules ask nothing more of any tensor
 _HALF_CHANGED = (
     "the model's weights are half changed, because the last assign failed: assign types again (none: the float model)"
 )
@@ -132,7 +131,7 @@ class _Resident:
         """Raise PlanError where `quantize` would."""
         source, with_one = self.source, covered(importance, self.source) if importance is not None else ()
         check(source, wanted, source.path)
-        bare = missing_importance(from_types(source, wanted, recipe="", file_type=_F16_FILE), with_one)
+        bare = needing_importance(wanted, with_one)
         needing = encoder_named(encoder).requires_importance
         for name, type in wanted.items():
             found = source.tensors[name].type

@@ -166,11 +166,7 @@ def _cossim(imatrix: Imatrix, name: str) -> float | None:
 
 def covered(imatrix: Imatrix, model: gguf.GGUF) -> frozenset[str]:
     """The model's tensors that there is importance for: those with an entry of their size."""
-    return frozenset(
-        name
-        for name, sums in imatrix.sums.items()
-        if name in model.tensors and sums.size == model.tensors[name].cols * model.tensors[name].matrices
-    )
+    return frozenset(name for name, tensor in model.tensors.items() if imatrix.covers(tensor))
 
 
 def check_model(imatrix: Imatrix, model: gguf.GGUF) -> None:

@@ -89,11 +89,13 @@ class Imatrix:
             raise ImatrixError(self.path, name, expected=f"values for {matrices} matrices", found=found.size)
         return found.reshape(matrices, -1)
 
+    def covers(self, tensor: gguf.TensorSpec) -> bool:
+        """Whether a tensor has an entry, and of its size: an embedding's may differ, and is of no use then."""
+        return tensor.name in self.sums and self.sums[tensor.name].size == tensor.matrices * tensor.cols
+
     def of(self, tensor: gguf.TensorSpec) -> Sums | None:
-        """float32 [matrices, cols] for a tensor; None without an entry of its size (an embedding's may differ)."""
-        if tensor.name not in self.sums or self.sums[tensor.name].size != tensor.matrices * tensor.cols:
-            return None
-        return self.importance(tensor.name, tensor.matrices)
+        """float32 [matrices, cols] for a tensor that is covered, else None."""
+        return self.importance(tensor.name, tensor.matrices) if self.covers(tensor) else None
 
 
 def read(path: str | Path) -> Imatrix:

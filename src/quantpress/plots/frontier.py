@@ -21,12 +21,10 @@ from quantpress.plots.page import (
     CARD,
     PAD,
     SOFT,
-    UNITS,
     cut,
     draw_line,
     draw_text,
     heading,
-    human,
     new_page,
     number,
     printable,
@@ -34,6 +32,7 @@ from quantpress.plots.page import (
     settings,
     text_width,
 )
+from quantpress.sizes import DECIMAL, human_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +45,7 @@ _STYLES = {  # colour, marker, name; colours of Okabe and Ito, safe for every co
     "auto": ("#0072b2", "o", "automatic plans"),
     "other": ("#6e7781", "D", "other files"),
 }
+_POWERS = {10**9: " (10⁹ bytes)", 10**6: " (10⁶ bytes)", 10**3: " (10³ bytes)"}
 _WIDTH, _HEIGHT = 860, 560
 _AREA = (72, 92, 816, 488)  # left, top, right, bottom of the axes
 
@@ -85,7 +85,7 @@ def _frontier_figure(points: Sequence[Point], drawn: Sequence[Point], title: str
     for i, point in enumerate(drawn):
         _draw_point(axes, point, unit, f"point-{i}-{point.name}")
     _draw_names(page, axes, drawn, line, unit)
-    left_out = [f"{point.name} ({human(point.bytes)})" for point in points if point not in drawn]
+    left_out = [f"{point.name} ({human_size(point.bytes)})" for point in points if point not in drawn]
     if left_out:
         note = cut(f"not drawn, as their divergence is not above 0: {', '.join(left_out)}", 8.5, _WIDTH - 2 * PAD)
         draw_text(page, PAD, _HEIGHT - 16, note, 8.5, SOFT, gid="left-out")
@@ -100,7 +100,7 @@ def _axes(figure: Figure, points: Sequence[Point]) -> tuple[Axes, int]:
     place = (left / _WIDTH, 1 - bottom / _HEIGHT, (right - left) / _WIDTH, (bottom - top) / _HEIGHT)
     axes = figure.add_axes(place, facecolor="none", yscale="log")
     sizes, klds = [p.bytes for p in points], [p.kld for p in points]
-    unit, name, power = next(row for row in UNITS if max(sizes) >= row[0] or row[0] == 1)
+    unit, name = next(row for row in DECIMAL if max(sizes) >= row[0] or row[0] == 1)
     margin = 0.09 * (max(sizes) - min(sizes)) or 0.1 * max(sizes) or 1
     axes.set_xlim((min(sizes) - margin) / unit, (max(sizes) + margin) / unit)
     axes.set_ylim(min(klds) / 1.9, max(p.kld + max(0, p.error) for p in points) * 1.6)
@@ -111,7 +111,7 @@ def _axes(figure: Figure, points: Sequence[Point]) -> tuple[Axes, int]:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(f"file size, {name}" + (f" ({power} bytes)" if power else ""), color=SOFT, fontsize=9.5, labelpad=7)
+    axes.set_xlabel(f"file size, {name}{_POWERS.get(unit, '')}", color=SOFT, fontsize=9.5, labelpad=7)
     axes.set_ylabel("KL divergence, nats a token (log scale)", color=SOFT, fontsize=9.5, labelpad=7)
     axes.tick_params(colors=SOFT, labelsize=9, length=0, pad=6)
     axes.grid(color="#e8ebef", lw=0.8)

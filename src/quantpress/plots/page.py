@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "CARD", "INK", "PAD", "RULE", "SOFT", "UNITS", "cut", "draw_box", "draw_line", "draw_text", "heading", "human",
+    "CARD", "INK", "PAD", "RULE", "SOFT", "cut", "draw_box", "draw_line", "draw_text", "heading",
     "new_page", "number", "printable", "save", "settings", "text_width",
 ]  # fmt: skip
 
 INK, SOFT, RULE, CARD = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
 PAD = 22  # all lengths are in points, which are the SVG's user units
-UNITS = ((10**9, "GB", "10⁹"), (10**6, "MB", "10⁶"), (10**3, "kB", "10³"), (1, "bytes", ""))
 
 
 def new_page(width: float, height: float) -> tuple[Figure, Axes]:
@@ -113,12 +112,6 @@ def printable(text: str) -> str:
 def number(value: float) -> str:
     """Three digits and no exponent."""
     return np.format_float_positional(value, precision=3, fractional=False, trim="-")
-
-
-def human(count: int) -> str:
-    """Bytes in the largest decimal unit that they fill."""
-    unit, name, _ = next(row for row in UNITS if count >= row[0] or row[0] == 1)
-    return f"{count / unit:.2f} {name}" if unit > 1 else f"{count} {name}"
 
 
 @contextlib.contextmanager

@@ -30,13 +30,13 @@ from quantpress.plots.page import (
     draw_line,
     draw_text,
     heading,
-    human,
     new_page,
     number,
     save,
     settings,
     text_width,
 )
+from quantpress.sizes import human_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def plan_map(plan: Plan, path: Path, *, title: str | None = None, model: GGUF | 
 def _plan_figure(plan: Plan, title: str | None, model: GGUF | None) -> Figure:
     grid = _Grid.of(plan, model)
     figure, page = new_page(grid.width, grid.height)
-    size = f"{human(plan.bytes)} · {plan.bits_per_weight:.2f} bits a weight"
+    size = f"{human_size(plan.bytes)} · {plan.bits_per_weight:.2f} bits a weight"
     heading(page, grid.width, title or f"{plan.model} · {plan.recipe}", size, grid.note(plan))
     for row in grid.rows:
         _draw_row(page, grid, row)
