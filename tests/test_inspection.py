@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quantpress import printing
+from quantpress.commands import printing
 from quantpress.inspection import inspect
 from tests.corrupt import forge
 from tests.corrupt.forge import STRING, TYPE_F32, Forge, info, text

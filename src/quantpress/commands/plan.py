@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quantpress import printing
-from quantpress.options import Chat, Effort, Encoder, Imatrix, Json, Model, Quiet, Scratch, Threads
+from quantpress.commands import printing
+from quantpress.commands.options import Chat, Effort, Encoder, Imatrix, Json, Model, Quiet, Scratch, Threads
 from quantpress.progress import for_terminal
 
 if TYPE_CHECKING:
