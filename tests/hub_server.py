@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LFS = (".safetensors", ".bin", "tokenizer.model")
+LFS = (".safetensors", ".bin", ".gguf", ".png", "tokenizer.model")
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Hub:
     cuts: dict[str, list[int]] = field(default_factory=dict)  # file → bytes after which its bodies over 64 kB are cut
     ranges: bool = True
     damaged: bool = False
+    private: bool = False
     stalls: bool = False  # bodies over 128 kB of shards stop in the middle, for as long as this lasts
     port: int = 0
 
@@ -76,8 +77,14 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+def git_hash(path: Path) -> str:
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each body waits 40 ms for the acknowledgement of its headers
     hub: Hub
 
     def log_message(self, *arguments: object) -> None:
@@ -102,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._body(self.hub.folder(found[1])[1] / found[2])
         elif self.hub.refusal:
             self._end(self.hub.refusal[0], {"X-Error-Code": self.hub.refusal[1]})
-        elif found := re.fullmatch(rf"/api/models/{name}/revision/(.*)", path):
-            self._list(found[1])
+        elif found := re.fullmatch(rf"/api/models/{name}(?:/revision/(.*))?", path):
+            self._list(found[1] or "main")
         elif found := re.fullmatch(rf"/{name}/resolve/([^/]*)/(.*)", path):
             self._resolve(found[1], found[2])
         else:
@@ -118,8 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
             size = file.stat().st_size
             lfs = {"size": size, "sha256": sha256(file), "pointerSize": 1} if file.name.endswith(LFS) else None
             name = file.relative_to(folder).as_posix()
-            siblings.append({"rfilename": name, "size": size, "blobId": "0", **({"lfs": lfs} if lfs else {})})
-        return self._end(200, {}, json.dumps({"id": self.hub.id, "sha": commit, "siblings": siblings}).encode())
+            siblings.append(
+                {"rfilename": name, "size": size, "blobId": git_hash(file), **({"lfs": lfs} if lfs else {})}
+            )
+        found = {"id": self.hub.id, "sha": commit, "private": self.hub.private, "siblings": siblings}
+        return self._end(200, {}, json.dumps(found).encode())
 
     def _resolve(self, revision: str, name: str) -> None:
         if (found := self.hub.folder(revision)) is None:
@@ -164,9 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
+def serving(hub: Hub, answering: type[Handler] = Handler) -> Iterator[Hub]:
     """The Hub, at `hub.endpoint` as long as this lasts."""
-    handler = type("Handler", (_Handler,), {"hub": hub})
+    handler = type("Handler", (answering,), {"hub": hub})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
         hub.port = server.server_address[1]

@@ -6,7 +6,7 @@ import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from quantpress import chat
-from quantpress.chat import Template, render
+from quantpress.chat import Template, attempts, render
 from quantpress.errors import TextError
 
 CONVERSATIONS = [
@@ -70,3 +70,25 @@ def test_an_endless_template_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
     loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(TextError, match="expected at most 1 seconds, found no end"):
         render(template(loop), CONVERSATIONS)
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather_of", "parameters": {"type": "object", "properties": {}}}}]
+WITH_TOOLS = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}"
+    "{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ m.content }}{% endfor %}"
+)
+
+
+def test_tools_are_rendered_as_llama_cpp_python_does() -> None:
+    theirs = Jinja2ChatFormatter(WITH_TOOLS, eos_token="</s>", bos_token="<s>")  # noqa: S106
+    expected = theirs(messages=CONVERSATIONS[0], tools=TOOLS).prompt
+    assert attempts(template(WITH_TOOLS), [(CONVERSATIONS[0], TOOLS)], prompt=True) == [expected]
+
+
+def test_a_refusal_stands_where_the_text_would() -> None:
+    plain, refused, last = attempts(template(WITH_TOOLS), [(CONVERSATIONS[n], None) for n in (0, 1, 0)])
+    assert plain == last
+    assert isinstance(refused, TextError)
+    assert str(refused.found) == "conversation 2: TemplateError: no system turn"
+    with pytest.raises(TextError, match="TemplateSyntaxError"):
+        attempts(template("{% for %}"), [(CONVERSATIONS[0], None)])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from quantpress.names import hub_label, model_name, variant_file
+from quantpress.names import default_file, first_part, found_by_tag, hub_label, model_name, tag, variant_file
+from quantpress.recipes import ALIASES, RECIPES
 
 
 @pytest.mark.parametrize(
@@ -72,3 +76,139 @@ def test_settings_do_not_label_a_file() -> None:
     assert name.startswith("gemma-MP-")
     assert hub_label(name) is None
     assert name != variant_file("out", "gemma", "MP:fraction=0.3,top=Q4_K,rest=Q8_0").name
+
+
+FILES = ["t-BF16.gguf", "t-F16.gguf", "t-MP.gguf", "t-Q4_K_M.gguf", "t-Q4_K_M_AUTO.gguf", "t-UD-Q4_K_XL.gguf"]
+PARTS = [f"t-Q8_0/t-Q8_0-0000{number}-of-00002.gguf" for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("tag", "found"),
+    [
+        ("Q4_K_M", ["t-Q4_K_M.gguf"]),
+        ("q4_k_m_auto", ["t-Q4_K_M_AUTO.gguf"]),
+        ("F16", ["t-BF16.gguf", "t-F16.gguf"]),
+        ("BF16", ["t-BF16.gguf"]),
+        ("Q4_K_XL", ["t-UD-Q4_K_XL.gguf"]),
+        ("Q8_0", PARTS[:1]),
+        ("imatrix", []),
+        ("Q4_K", []),
+        ("t", [*FILES, PARTS[0]]),
+    ],
+)
+def test_what_llama_server_finds_by_a_tag(tag: str, found: list[str]) -> None:
+    """As `find_best_model` of llama.cpp's common/download.cpp chooses."""
+    assert found_by_tag(tag, [*FILES, *PARTS, "t-imatrix.gguf", "mmproj-t-F16.gguf", "README.md"]) == found
+
+
+@pytest.mark.parametrize(
+    ("files", "default"),
+    [
+        ([*FILES, *PARTS], "t-Q4_K_M.gguf"),
+        ([*PARTS, "t-Q2_K.gguf"], PARTS[0]),
+        (["t-IQ3_M.gguf", "t-BF16.gguf", "a-imatrix.gguf"], "t-BF16.gguf"),
+        (["mmproj-t.gguf"], None),
+    ],
+)
+def test_the_default_file(files: list[str], default: str | None) -> None:
+    assert default_file(files) == default
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("t-Q4_K_M.gguf", "Q4_K_M"),
+        ("t-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"),
+        (PARTS[0], "Q8_0"),
+        ("t-MP.gguf", "MP"),
+        ("t-AUTO-3.98bpw.gguf", "AUTO-3.98bpw"),
+        ("other-AUTO.gguf", "other-AUTO"),
+    ],
+)
+def test_tag(file: str, expected: str) -> None:
+    assert tag(file, "t") == expected
+
+
+def test_first_part() -> None:
+    assert first_part(PARTS[1]) == PARTS[0]
+    assert first_part("t-00002-of-00002.txt") == "t-00002-of-00002.txt"
+    assert first_part("t-Q4_K_M.gguf") == "t-Q4_K_M.gguf"
+
+
+PACKAGE = "@huggingface/gguf@0.4.6"
+SCRIPT = """
+import { createInterface } from "node:readline";
+import { parseGGUFQuantLabel } from "@huggingface/gguf";
+const lines = createInterface({ input: process.stdin });
+for await (const line of lines) console.log(parseGGUFQuantLabel(line) ?? "");
+"""
+
+
+@pytest.fixture(scope="module")
+def hugging_face(request: pytest.FixtureRequest) -> Path:
+    """A folder where Node finds Hugging Face's own parser: installed once, kept in pytest's cache."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("Hugging Face's parser needs Node.js with npm")
+    kept = Path(request.config.cache.mkdir("huggingface-gguf"))  # type: ignore[union-attr]
+    folder = kept / PACKAGE.rpartition("@")[2]
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=kept) as made:
+            options = ["--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0", "--fetch-timeout=20000"]
+            command = [npm, "install", "--prefix", f"{made}/whole", *options, PACKAGE]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            except subprocess.TimeoutExpired:
+                pytest.skip(f"npm did not install {PACKAGE} in two minutes")
+            if done.returncode != 0:
+                pytest.skip(f"npm cannot install {PACKAGE}: {done.stderr.strip()[:300]}")
+            Path(made, "whole", "labels.mjs").write_text(SCRIPT)
+            Path(made, "whole").rename(folder)
+    return folder
+
+
+def test_labels_are_those_of_hugging_face(hugging_face: Path) -> None:
+    forms = [
+        "{}",
+        "m-{}",
+        "m.{}",
+        "m-UD-{}",
+        "m-i1-{}",
+        "m-{}_AUTO",
+        "m-AUTO-{}",
+        "m-{}-00001-of-00002",
+        "{}/m",
+        "F16/m-{}",
+    ]
+    types = [
+        *RECIPES,
+        *ALIASES,
+        "AUTO-3.98bpw",
+        "AUTO-fit-16GB",
+        "Q4_0_4_4",
+        "Q8_K_XL",
+        "TQ2_0",
+        "MXFP4",
+        "NVFP4",
+        "Q9_0",
+    ]
+    names = [form.format(name) + ".gguf" for form in forms for name in types]
+    names += [name.lower() for name in names]
+    names += [
+        "model.gguf",
+        "Mistral-7B-v0.3.gguf",
+        "straße-q8_0.gguf",
+        "m-Q6_K_L-abc_Q4_K_S_XL.gguf",
+        "m-q4_k_m_v2.gguf",
+    ]
+    done = subprocess.run(
+        [shutil.which("node") or "node", "labels.mjs"],
+        cwd=hugging_face,
+        input="\n".join(names),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    theirs = done.stdout.split("\n")[: len(names)]
+    assert len(names) > 700
+    assert {name: hub_label(name) or "" for name in names} == dict(zip(names, theirs, strict=True))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quantpress import gguf
+from quantpress.card.numbers import with_error
 from quantpress.errors import InputError, OutputError
 from quantpress.formats import TYPES
 from quantpress.plan import Plan, from_types, plan
-from quantpress.plots import Point, frontier, plan_map
-from quantpress.plots.plan_map import role_and_layer
+from quantpress.plots import Point, Speed, frontier, plan_map, speed
+from quantpress.plots.grid import role_and_layer
 from tests.recipes import shapes
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -24,6 +30,12 @@ MIXES = [
     Point("Q4_K_M", 2_490_000_000, 0.0038, 0.0001, "mix"),
     Point("Q6_K", 3_190_000_000, 0.0006, 0.0007, "mix"),  # an error larger than the value
 ]
+FAST = [
+    Speed("Q8_0", 4_300_000_000, "mix", {"tg128": (20.5, 0.25), "pp512": (1000.0, 40.0)}),
+    Speed("IQ2_M", 1_500_000_000, "mix", {"tg128": (41.0, 0.5)}),
+    Speed("auto:4bpw", 2_400_000_000, "auto", {"tg128": (30.75, 0.0), "pp512": (2000.0, 10.0)}, repacked=True),
+]
+TESTS = {"tg128": "writing", "pp512": "reading a prompt"}
 AUTO = [Point(f"auto:{i}", 1_790_000_000 + 350_000_000 * i, 0.03 / 3**i, 0.0001, "auto") for i in range(5)]
 
 
@@ -152,6 +164,7 @@ def test_role_and_layer(name: str, expected: tuple[str, int | None]) -> None:
 def test_names_with_odd_characters(odd: str, small: Path, tmp_path: Path) -> None:
     path = plan_map(mixed(small), tmp_path / "plan.svg", title=odd)
     assert "title" in ids(path)
+    speed([replace(FAST[0], name=odd)], TESTS, tmp_path / "speed.svg", title=odd, note=odd)
     path = frontier([Point(odd, 10**9, 0.01, 0.001, "auto")], tmp_path / "frontier.svg", title=odd)
     assert any(name.startswith("point-0-") for name in ids(path))
 
@@ -190,13 +203,81 @@ def test_points_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def test_names_of_points_do_not_cover_each_other(tmp_path: Path) -> None:
-    from quantpress.plots.frontier import _candidates, _overlap
+    from quantpress.plots.frontier import _candidates, _covered
 
     taken: list[tuple[float, float, float, float]] = [(395, 295, 405, 305)]
     for _ in range(12):  # all at one point
-        box = min(_candidates(400, 300, 50, taken, below=False))[2]
-        assert all(_overlap(box, other) < 60 for other in taken)
+        box = min(_candidates(400, 300, 50, taken, [], below=False))[2]
+        assert all(_covered(box, np.array([other])) < 60 for other in taken)
         taken.append(box)
+
+
+def test_a_name_is_nearer_to_its_point_than_to_another() -> None:
+    from quantpress.plots.frontier import _candidates, _nearest
+
+    near, far = (400.0, 300.0), (408.0, 300.0)
+    _, distance, box = min(
+        _candidates(*near, 50, [(x - 5, y - 5, x + 5, y + 5) for x, y in (near, far)], [far], below=False)
+    )
+    assert distance > 16 or math.dist(_nearest(box, *near), near) < math.dist(_nearest(box, *far), far)
+
+
+def test_beaten_points_are_crossed_out(tmp_path: Path) -> None:
+    points = [MIXES[0], replace(MIXES[1], beaten=True), *AUTO]
+    path = frontier(points, tmp_path / "frontier.svg")
+    groups = ids(path)
+    assert [name for name in groups if name.startswith("beaten-")] == ["beaten-1-Q4_K_M"]
+    assert place(groups["beaten-1-Q4_K_M"]) == place(groups["point-1-Q4_K_M"])
+    assert "larger and worse than another file" in texts(path)
+    assert "larger and worse than another file" not in texts(frontier(MIXES, path))
+
+
+def test_bars_are_speeds(tmp_path: Path) -> None:
+    path = speed(FAST, TESTS, tmp_path / "speed.svg", title="Model", note="where")
+    boxes = {name: box(found) for name, found in ids(path).items() if name.startswith("bar-")}
+    rows = [boxes[f"bar-tg128-{name}"] for name in ("Q8_0", "auto:4bpw", "IQ2_M")]
+    assert [top for _, top, _, _ in rows] == sorted(top for _, top, _, _ in rows)  # the largest file first
+    lengths = [right - left for left, _, right, _ in rows]
+    assert [length / lengths[0] for length in lengths] == pytest.approx([1, 1.5, 2], abs=1e-3)
+    prompts = [boxes[f"bar-pp512-{name}"] for name in ("Q8_0", "auto:4bpw")]
+    assert [right - left for left, _, right, _ in prompts][1] / (prompts[0][2] - prompts[0][0]) == pytest.approx(
+        2, abs=1e-3
+    )
+    assert "bar-pp512-IQ2_M" not in boxes
+    drawn = texts(path)
+    assert {
+        "Model",
+        "where",
+        "writing",
+        "reading a prompt",
+        with_error(20.5, 0.25),
+        with_error(1000.0, 40.0),
+        "4.30 GB",
+    } <= set(drawn)
+    assert any(text.endswith("auto:4bpw") and text.startswith("repacked") for text in drawn)
+    with pytest.raises(InputError, match="pp1024"):
+        speed(FAST, {"pp1024": "reading"}, path, title="Model")
+
+
+def test_a_png_beside_each_svg(small: Path, tmp_path: Path) -> None:
+    draw: dict[str, Callable[[Path], Path]] = {
+        "a": lambda path: frontier(MIXES + AUTO, path, png=True),
+        "b": lambda path: speed(FAST, TESTS, path, title="Model", png=True),
+        "c": lambda path: plan_map(mixed(small), path, png=True),
+    }
+    for name, function in draw.items():
+        path = function(tmp_path / f"{name}.svg")
+        png = path.with_suffix(".png")
+        first = png.read_bytes()
+        width, height = struct.unpack(">II", first[16:24])
+        root = ET.parse(path).getroot()  # noqa: S314 (our own file)
+        assert (width, height) == pytest.approx(
+            [2 * float(root.attrib[side][:-2]) for side in ("width", "height")], abs=2
+        )
+        kinds = re.findall(rb"(IHDR|PLTE|IDAT|IEND|tEXt|iTXt|zTXt|tIME|eXIf)", first)
+        assert not set(kinds) & {b"tEXt", b"iTXt", b"zTXt", b"tIME", b"eXIf"}  # no date, no version
+        function(path)
+        assert png.read_bytes() == first
 
 
 @pytest.mark.parametrize("kld", [0.0, -1e-9, float("nan"), float("inf")])

@@ -17,6 +17,7 @@ from quantpress import gguf
 from quantpress.allocation import Target, allocate, parse_spend
 from quantpress.allocation.candidates import choices
 from quantpress.errors import InputError
+from quantpress.files import make_folder
 from quantpress.gguf import GGUF
 from quantpress.imatrix import read as read_imatrix
 from quantpress.inputs import Base, Text
@@ -84,6 +85,7 @@ def _make(run: Run, base: Base, target: Target, importance: Path, texts: Mapping
         threads=run.machine["threads"],
         progress=progress,
     )
+    make_folder(path.parent)
     found.write(path)
 
 

@@ -19,16 +19,18 @@ from typing import Any
 from quantpress.children import python_command
 from quantpress.errors import TextError
 
-__all__ = ["Conversation", "Template", "render"]
+__all__ = ["Conversation", "Template", "Tools", "attempts", "render"]
 
 Conversation = list[dict[str, Any]]
+Tools = list[dict[str, Any]]
+"""What a model may call, as in OpenAI's API: `{"type": "function", "function": {"name": …, "parameters": …}}`."""
 
 _DATE = datetime(2025, 1, 1, 12)
 _MEMORY = 2 << 30
 _SECONDS = 30.0
 _SECONDS_EACH = 0.05
-_LENGTH = 1_000_000  # characters of one conversation beyond what its messages hold
-_REPEATS = 8  # how often a template may print each message
+_LENGTH = 1_000_000  # characters of one conversation beyond what its messages and tools hold
+_REPEATS = 8  # how often a template may print each of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,32 @@ def render(template: Template, conversations: Sequence[Conversation], *, prompt:
     Raises TextError if the template is no template, refuses a conversation, reaches out of its sandbox, or exceeds
     its limits.
     """
+    found = attempts(template, [(conversation, None) for conversation in conversations], prompt=prompt)
+    for text in found:
+        if isinstance(text, TextError):
+            raise text
+    return [str(text) for text in found]
+
+
+def attempts(
+    template: Template, conversations: Sequence[tuple[Conversation, Tools | None]], *, prompt: bool = False
+) -> list[str | TextError]:
+    """As `render`, with the tools that each conversation offers; a TextError stands where one is refused.
+
+    Raises TextError if the template is no template, or if it does not end.
+    """
     request = {"template": template.source, "bos": template.bos, "eos": template.eos, "prompt": prompt}
-    request["conversations"] = conversations
-    seconds = _SECONDS + _SECONDS_EACH * len(conversations)
+    reply = _asked(template, {**request, "conversations": conversations}, _SECONDS + _SECONDS_EACH * len(conversations))
+    if "error" in reply:
+        raise _refused(template, None, reply["error"])
+    return [
+        str(found["text"]) if "text" in found else _refused(template, None, f"conversation {number}: {found['error']}")
+        for number, found in enumerate(reply["found"], 1)
+    ]
+
+
+def _asked(template: Template, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What the child makes of a request in so many seconds."""
     try:
         child = subprocess.run(
             python_command("from quantpress.chat import main; main()", str(int(2 * seconds) + 1)),
@@ -63,10 +88,8 @@ def render(template: Template, conversations: Sequence[Conversation], *, prompt:
     if child.returncode != 0:
         last = child.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise _refused(template, None, " ".join(last) or f"its process ended with status {child.returncode}")
-    reply = json.loads(child.stdout)
-    if "error" in reply:
-        raise _refused(template, None, reply["error"])
-    return [str(text) for text in reply["texts"]]
+    reply: dict[str, Any] = json.loads(child.stdout)
+    return reply
 
 
 def _refused(template: Template, expected: str | None, found: str) -> TextError:
@@ -109,17 +132,20 @@ def _generation_tag() -> Any:
 
 
 def _render_all(request: dict[str, Any]) -> dict[str, Any]:
-    number, texts = 0, []
     given = {"bos_token": request["bos"], "eos_token": request["eos"], "add_generation_prompt": request["prompt"]}
     try:
         template = _environment().from_string(request["template"])
-        for number, messages in enumerate(request["conversations"], 1):  # noqa: B007  (named in the error)
-            limit = _LENGTH + _REPEATS * len(json.dumps(messages))
-            pieces = template.generate(messages=messages, tools=None, documents=None, **given)
-            texts.append(_bounded(pieces, limit))
     except Exception as error:  # whatever a foreign program raises
-        return {"error": f"{f'conversation {number}: ' if number else ''}{type(error).__name__}: {error}"}
-    return {"texts": texts}
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"found": [_rendered(template, given, *conversation) for conversation in request["conversations"]]}
+
+
+def _rendered(template: Any, given: dict[str, Any], messages: Conversation, tools: Tools | None) -> dict[str, str]:
+    limit = _LENGTH + _REPEATS * len(json.dumps([messages, tools]))
+    try:
+        return {"text": _bounded(template.generate(messages=messages, tools=tools, documents=None, **given), limit)}
+    except Exception as error:  # whatever a foreign program raises
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def _bounded(pieces: Any, limit: int) -> str:

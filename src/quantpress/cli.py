@@ -13,14 +13,20 @@ from typing import Any, NoReturn
 
 import typer
 
+from quantpress.commands.bench import bench
+from quantpress.commands.check import check
+from quantpress.commands.choose import choose
 from quantpress.commands.convert import convert
 from quantpress.commands.evaluate import evaluate
 from quantpress.commands.imatrix import app as imatrix_app
 from quantpress.commands.inspect import info, inspect
 from quantpress.commands.options import ManyFiles
 from quantpress.commands.plan import plan
+from quantpress.commands.publish import publish
+from quantpress.commands.pull import pull
 from quantpress.commands.quantize import quantize
 from quantpress.commands.release import release
+from quantpress.commands.serve import serve
 from quantpress.errors import QuantpressError
 
 __all__ = ["app", "main"]
@@ -40,7 +46,13 @@ app.add_typer(imatrix_app, name="imatrix", help="Collect, merge and look at impo
 app.command()(plan)
 app.command()(quantize)
 app.command()(evaluate)
+app.command()(bench)
 app.command(cls=ManyFiles)(release)
+app.command()(check)
+app.command()(choose)
+app.command()(publish)
+app.command()(pull)
+app.command()(serve)
 app.command()(inspect)
 app.command()(info)
 
@@ -74,11 +86,11 @@ def _stop(message: str, code: int) -> NoReturn:
 
 
 def _keeps(arguments: list[str]) -> bool:
-    """Whether a command, interrupted, keeps what it has done: a release, a matrix, measurements, what the Hub sent."""
+    """Whether a command, interrupted, keeps what it has done: a release, a matrix, measurements, what came or went."""
     options = {argument.partition("=")[0] for argument in arguments}
     measures = arguments[:1] == ["plan"] and "--type" not in options and bool(options & {"--out", "--sensitivity"})
     collects = arguments[:1] == ["imatrix"] and arguments[1] not in ("merge", "show")
-    return arguments[:1] == ["release"] or "--remote" in arguments or collects or measures
+    return arguments[:1] in (["release"], ["publish"], ["pull"]) or "--remote" in arguments or collects or measures
 
 
 if __name__ == "__main__":

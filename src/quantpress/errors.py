@@ -11,6 +11,7 @@ QuantpressError                exit code 1
 ├── OutputError                3   nothing can be written there
 │   └── DiskFullError              not enough space: says how much is needed
 └── EngineError                4   llama.cpp refused, crashed or was killed
+    └── CrashError                 its process ended by itself
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 __all__ = [
     "CheckpointError",
+    "CrashError",
     "DiskFullError",
     "EngineError",
     "GGUFError",
@@ -116,3 +118,7 @@ class EngineError(QuantpressError):
     """llama.cpp refused, crashed or was killed; the message ends with its last log lines."""
 
     exit_code = 4
+
+
+class CrashError(EngineError):
+    """The process of llama.cpp ended by itself: a crash, or a kill from outside."""

@@ -43,6 +43,7 @@ __all__ = [
     "reserve",
     "scratch_folder",
     "standard_error",
+    "window_bytes",
 ]
 
 SCRATCH_LIMIT = 20 * 10**9  # bytes
@@ -154,10 +155,10 @@ def evaluations(
 def affordable_chunks(vocab: int, context: int, limit: int) -> int:
     """How many windows of `context` tokens have distributions that fit into `limit` bytes; raises InputError."""
     _check_settings(context, None, limit)
-    return limit // _window_bytes(vocab, context)
+    return limit // window_bytes(vocab, context)
 
 
-def _window_bytes(vocab: int, context: int) -> int:
+def window_bytes(vocab: int, context: int) -> int:
     """What the base's distributions of one window take."""
     return (context - context // 2 - 1) * _native.packed_words(vocab) * np.dtype(np.uint16).itemsize
 
@@ -232,10 +233,10 @@ def _remove(folders: Sequence[Path]) -> None:
 def reserve(folder: Path, windows: Tokens, vocab: int, limit: int | None, progress: Progress) -> None:
     """Tell what the distributions will take; raises InputError above the limit, DiskFullError above the free space."""
     count, context = windows.shape
-    needed = count * _window_bytes(vocab, context)
+    needed = count * window_bytes(vocab, context)
     if limit is not None and needed > limit:
         fit = affordable_chunks(vocab, context, limit)
-        hint = f"{fit:,} chunks would fit" if fit else f"One chunk needs {_window_bytes(vocab, context):,} bytes"
+        hint = f"{fit:,} chunks would fit" if fit else f"One chunk needs {window_bytes(vocab, context):,} bytes"
         found = f"{needed:,} bytes for {count:,} chunks"
         raise InputError(None, "scratch space", expected=f"at most {limit:,} bytes", found=found, hint=hint)
     free = shutil.disk_usage(folder).free

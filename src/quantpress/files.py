@@ -14,7 +14,7 @@ from typing import Any
 
 from quantpress.errors import DiskFullError, InputError, OutputError
 
-__all__ = ["digest", "file_digest", "make_folder", "output_errors", "write_json", "write_text"]
+__all__ = ["digest", "file_digest", "make_folder", "output_errors", "write_bytes", "write_json", "write_text"]
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -59,10 +59,9 @@ def output_errors(path: Path, needed: int, free: Callable[[], int] | None = None
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a small file whole or not at all; raises OutputError, DiskFullError."""
     temporary = path.with_name(f".{path.name}.partial")
-    data = text.encode(errors="replace")
     with output_errors(path, len(data)):
         try:
             with temporary.open("wb") as file:
@@ -74,6 +73,11 @@ def write_text(path: Path, text: str) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of text as UTF-8, whole or not at all; raises OutputError, DiskFullError."""
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_token, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, ModelInfo, constants, get_token, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     FileMetadataError,
@@ -41,7 +41,7 @@ from quantpress.files import output_errors
 from quantpress.progress import SILENT, Progress
 from quantpress.safetensors import StoredTensor, read_safetensors, tensors_of
 
-__all__ = ["Repository", "pinned", "read"]
+__all__ = ["RemoteFile", "Repository", "files_of", "hub_errors", "listing", "login_hint", "pinned", "read"]
 
 _WANTED = re.compile(
     r"[^/]*\.(json|jinja|md|txt|model(\.v\w+)?)|additional_chat_templates/[^/]*\.jinja|\d+_\w+/[^/]*\.json"
@@ -86,12 +86,13 @@ class Repository:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A file of a repository; `sha256` is None for a small one that git itself keeps."""
+class RemoteFile:
+    """A file of a repository: `sha256` is None for a small one that git itself keeps, under the hash `blob`."""
 
     name: str
     size: int
     sha256: str | None
+    blob: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class _Snapshot:
     repository: Repository
     commit: str
     folder: Path
-    files: Mapping[str, _File]
+    files: Mapping[str, RemoteFile]
     progress: Progress
 
     @property
@@ -122,13 +123,13 @@ class _Snapshot:
 
     def small(self, name: str) -> None:
         """Have the library put a file into the cache, if it is not there."""
-        with _writing(self.folder / name, self.files[name].size), _hub_errors(self.repository, name):
+        with _writing(self.folder / name, self.files[name].size), hub_errors(self.repository, name):
             _into_cache(self.repository, name, self.commit)
 
     def large(self, name: str, stop: Stop) -> None:
         """Bring a shard into the cache, going on where an earlier run was."""
         file, intact = self.files[name], True
-        with _writing(self.folder / name, file.size), _hub_errors(self.repository, name):
+        with _writing(self.folder / name, file.size), hub_errors(self.repository, name):
             if file.sha256 and file.size <= constants.MAX_HTTP_DOWNLOAD_SIZE:  # beyond it, Xet is the only way
                 intact = download(self.url(name), self.blobs / file.sha256, file.size, self.progress, stop)
         if not intact:
@@ -140,7 +141,7 @@ class _Snapshot:
         """What the header of a shard says, from the Hub unless the shard is here."""
         if path.exists():
             return read_safetensors(path)
-        with _hub_errors(self.repository, path.name):
+        with hub_errors(self.repository, path.name):
             head = Head(self.url(path.name), self.files[path.name].size)
             return tensors_of(path, self.files[path.name].size, head.read, partial(ahead.wait_for, path.name))
 
@@ -167,7 +168,7 @@ def pinned(repository: str) -> Repository:
 
 def _pin(repository: Repository) -> Path:
     """The folder that the cache has for the commit, which is its name, with config.json in it."""
-    with _writing(Path(constants.HF_HUB_CACHE) / "config.json", 0), _hub_errors(repository, "config.json"):
+    with _writing(Path(constants.HF_HUB_CACHE) / "config.json", 0), hub_errors(repository, "config.json"):
         return _into_cache(repository, "config.json", repository.revision).parent
 
 
@@ -199,14 +200,28 @@ class _NoBar(tqdm):
 
 def _snapshot(repository: Repository, folder: Path, progress: Progress) -> _Snapshot:
     """The list of the files, of the commit that the cache has the config.json of."""
-    with _hub_errors(repository):
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        listed = HfApi().model_info(repository.id, revision=folder.name, files_metadata=True, timeout=timeout)
-    files = {}
-    for one in listed.siblings or ():
-        sha256 = one.lfs.sha256 if one.lfs and _SHA256.fullmatch(one.lfs.sha256) else None
-        files[one.rfilename] = _File(one.rfilename, one.size or 0, sha256)
+    _, files = listing(repository, folder.name)
     return _Snapshot(repository, folder.name, folder, files, progress)
+
+
+def listing(repository: Repository, commit: str | None = None) -> tuple[str, dict[str, RemoteFile]]:
+    """The commit that a repository stands for (or this one of its commits), and the files in it by name.
+
+    Raises CheckpointError for a repository or revision that is not there or not to be read, HubError.
+    """
+    with hub_errors(repository):
+        timeout, revision = constants.HF_HUB_DOWNLOAD_TIMEOUT, commit or repository.revision
+        found = HfApi().model_info(repository.id, revision=revision, files_metadata=True, timeout=timeout)
+    return str(found.sha), files_of(found)
+
+
+def files_of(found: ModelInfo) -> dict[str, RemoteFile]:
+    """The files of an answer that was asked for with `files_metadata`, by name."""
+    files = {}
+    for one in found.siblings or ():
+        sha256 = one.lfs.sha256 if one.lfs and _SHA256.fullmatch(one.lfs.sha256) else None
+        files[one.rfilename] = RemoteFile(one.rfilename, one.size or 0, sha256, one.blob_id)
+    return files
 
 
 def _fetch_small(snapshot: _Snapshot) -> None:
@@ -258,7 +273,7 @@ def _named(repository: Repository, folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hub_errors(repository: Repository, file: str = "") -> Iterator[None]:
+def hub_errors(repository: Repository, file: str = "") -> Iterator[None]:
     """The library's errors as ours."""
     try:
         yield
@@ -271,14 +286,14 @@ def _translated(error: BaseException, repository: Repository, file: str) -> Quan
     where = f"{repository}/{file}" if file else str(repository)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, GatedRepoError):
-        hint = f"Ask for it at {constants.ENDPOINT}/{repository.id}. {_login()}"
+        hint = f"Ask for it at {constants.ENDPOINT}/{repository.id}. {login_hint()}"
         return CheckpointError(where, "repository", expected="access to it", found="a gated one", hint=hint)
     if isinstance(error, RepositoryNotFoundError):
-        hint = f"If it is private: {_login()}"
+        hint = f"If it is private: {login_hint()}"
         return CheckpointError(where, "repository", expected="one that you may read", found="none", hint=hint)
     if status in _NO_ACCESS:
         found = f"HTTP status {status}"
-        return CheckpointError(where, "repository", expected="access to it", found=found, hint=_login())
+        return CheckpointError(where, "repository", expected="access to it", found=found, hint=login_hint())
     if isinstance(error, RevisionNotFoundError):
         expected, found = "a branch, tag or commit", f"none named {repository.revision}"
         return CheckpointError(repository.id, "revision", expected=expected, found=found)
@@ -292,7 +307,8 @@ def _translated(error: BaseException, repository: Repository, file: str) -> Quan
     return HubError(f"{where}: no connection to {constants.ENDPOINT}: {found}. {_AGAIN}")
 
 
-def _login() -> str:
+def login_hint() -> str:
+    """What somebody can do who has no access."""
     if get_token() is None:
         return "Log in with `hf auth login`, or set HF_TOKEN"
     return "The token in use has no right to it: log in with another (`hf auth login`), or set HF_TOKEN"

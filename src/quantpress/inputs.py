@@ -16,7 +16,7 @@ from quantpress import text as texts
 from quantpress.convert import convert
 from quantpress.engine import Engine
 from quantpress.errors import InputError, TextError
-from quantpress.files import digest, file_digest
+from quantpress.files import digest, file_digest, write_text
 from quantpress.ledger import Ledger
 from quantpress.names import model_name, part_files, variant_file
 from quantpress.progress import Progress
@@ -25,7 +25,7 @@ from quantpress.selftext import write_samples
 if TYPE_CHECKING:
     from quantpress.hub import Repository
 
-__all__ = ["Base", "Text", "base_of", "check_text", "name_of", "text_of"]
+__all__ = ["Base", "Text", "base_of", "check_text", "name_of", "published", "text_of"]
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ def text_of(
     seed: int,
     machine: dict[str, Any],
 ) -> Text:
-    """The given files, or about `tokens` tokens that the model writes into the work folder."""
+    """The given files, or about `tokens` tokens that the model writes into the release folder."""
     if files:
         given = tuple(Path(file) for file in files)
         return Text(given, tuple((file.name, file_digest(file)) for file in given), False)
-    written = ledger.folder / "work" / f"{purpose}.txt"
+    written = ledger.folder / f"{purpose}.txt"
     engine = [ledger.facts["engine"], machine["gpu_layers"]]
     made_from = digest([purpose, ledger.facts["quantpress"], base.sha256, engine, tokens, seed])
     if not ledger.kept(made_from):
@@ -108,6 +108,22 @@ def text_of(
             write_samples(running, written, purpose, tokens, seed, machine["progress"])
         ledger.record([written], made_from)
     return Text((written,), ((written.name, ledger.sha256(written)),), True)
+
+
+def published(purpose: str, text: Text, ledger: Ledger) -> list[str]:
+    """The names of a text's files in the release folder: copies of those that were given, in their order."""
+    if text.by_model:
+        return [file.name for file in text.files]
+    numbers = [""] if len(text.files) == 1 else [f"-{number}" for number in range(1, len(text.files) + 1)]
+    names = [f"{purpose}{number}{file.suffix}" for number, file in zip(numbers, text.files, strict=True)]
+    copies = [ledger.folder / name for name in names]
+    made_from = digest(["text", purpose, text.sha256])
+    if not ledger.kept(made_from):
+        for file, copy in zip(text.files, copies, strict=True):
+            if not (copy.exists() and file.samefile(copy)):
+                write_text(copy, texts.read_text(file))
+        ledger.record(copies, made_from)
+    return names
 
 
 def check_text(purpose: str, files: Sequence[str | Path], base: Base, context: int, chat: bool) -> None:

@@ -3,12 +3,15 @@
 A resumed run keeps a file only if both still match; so a changed setting, text or source redoes what depends on it,
 and a damaged file is made again. What an earlier run made and this one does not ask for is left where it is, but is
 no part of the release: it moves from `files` to `unlisted`, from where a later run may take it up again.
+
+A file that was sent to the Hub and removed here (stream.py) has `remote` in its entry. It is kept while the Hub has it
+with its hash; a run that does not ask the Hub knows of no such file, and makes it again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +23,30 @@ _ENTRY = {"bytes": int, "sha256": str, "source": str, "made_together": int}
 
 
 class Ledger:
-    """The files of a release folder, kept in its release.json; `facts` is what else that file says."""
+    """The files of a release folder, kept in its release.json; `facts` is what else that file says.
 
-    def __init__(self, path: Path) -> None:
+    `there`: the SHA-256 of the files that the Hub has of this release, by name. `gone`: what was sent and is not there.
+    """
+
+    def __init__(self, path: Path, there: Mapping[str, str | None] | None = None) -> None:
         self.path, self.folder = path, path.parent
         self.facts: dict[str, Any] = {}
-        self.entries = {key: entry for key, entry in _read(path).items() if (self.folder / key).is_file()}
+        self.entries: dict[str, dict[str, Any]] = {}
         self.listed: set[str] = set()
+        self.gone: list[str] = []
+        for key, entry in _read(path).items():
+            if (self.folder / key).is_file():
+                self.entries[key] = {field: entry[field] for field in _ENTRY}
+            elif entry.get("remote") and (there or {}).get(key) == entry["sha256"]:
+                self.entries[key] = entry
+            elif entry.get("remote"):
+                self.gone.append(key)
 
     def kept(self, source: str) -> list[Path]:
-        """The files that were made from `source` (a digest), if all of them are still what was made; else none."""
+        """The files that were made from `source` (a digest), if all of them are still what was made; else none.
+
+        Some may be on the Hub only: see `remote`.
+        """
         entries = {key: entry for key, entry in self.entries.items() if entry["source"] == source}
         whole = all(entry["made_together"] == len(entries) for entry in entries.values())
         if not whole or not all(self._matches(key) for key in entries):
@@ -57,14 +74,35 @@ class Ledger:
             self.listed = self.listed - {self._key(file)} | {self._key(target)}
         return targets
 
+    def sent(self, file: Path) -> None:
+        """Enter that the Hub has a file, save, and remove it here."""
+        self.entries[self._key(file)]["remote"] = True
+        self.save()
+        file.unlink()
+
+    def files_of(self, first: Path) -> list[Path]:
+        """What is entered of a file that may have been split: itself, or parts in a folder of its name."""
+        key = self._key(first)
+        folder = f"{key.removesuffix(first.suffix)}/"
+        return [self.folder / entered for entered in self.entries if entered == key or entered.startswith(folder)]
+
     def sha256(self, file: Path) -> str:
         """The recorded hash of a file that is kept or was just made."""
         return str(self.entries[self._key(file)]["sha256"])
 
+    def bytes(self, file: Path) -> int:
+        """The recorded size of a file that is kept or was just made."""
+        return int(self.entries[self._key(file)]["bytes"])
+
+    def remote(self, file: Path) -> bool:
+        """Whether a file is on the Hub and no longer here."""
+        return "remote" in self.entries[self._key(file)]
+
     @property
     def unlisted(self) -> list[Path]:
-        """What earlier runs made that is no part of this release."""
-        return [self.folder / key for key in sorted(self.entries.keys() - self.listed)]
+        """What earlier runs made and left here that is no part of this release."""
+        unlisted = sorted(self.entries.keys() - self.listed)
+        return [self.folder / key for key in unlisted if "remote" not in self.entries[key]]
 
     def save(self) -> None:
         """Write release.json."""
@@ -75,6 +113,8 @@ class Ledger:
 
     def _matches(self, key: str) -> bool:
         file, entry = self.folder / key, self.entries[key]
+        if "remote" in entry:
+            return True
         return file.is_file() and file.stat().st_size == entry["bytes"] and file_digest(file) == entry["sha256"]
 
     def _key(self, file: Path) -> str:

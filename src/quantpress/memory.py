@@ -30,7 +30,7 @@ from quantpress.formats import TYPES, TensorType, tensor_type
 from quantpress.gguf import GGUF, Metadata, TensorSpec
 from quantpress.gguf.layout import encode_header
 
-__all__ = ["CACHE_TYPES", "Footprint", "footprint", "weight_budget"]
+__all__ = ["CACHE_TYPES", "Footprint", "buffers", "footprint", "weight_budget"]
 
 CACHE_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "IQ4_NL", "Q5_0", "Q5_1")
 """What llama.cpp's `--cache-type-k` and `-v` take; a quantized cache turns flash attention on."""
@@ -79,16 +79,22 @@ def footprint(
     if not isinstance(model, GGUF):
         with gguf.read(model) as source:
             return footprint(source, types, context=context, cache_type=cache_type, outputs=outputs)
+    found = buffers(model, types, context=context, cache_type=cache_type, outputs=outputs)
+    layout = gguf.layout(model.metadata, _specs(model, types or {}))
+    weights = layout.file_bytes - layout.header_bytes - found.unused
+    return Footprint(weights, found.cache, found.compute, found.output, context, cache_type.upper())
+
+
+def buffers(
+    model: GGUF, types: Mapping[str, str] | None = None, *, context: int, cache_type: str = "F16", outputs: int = 0
+) -> Buffers:
+    """What it takes beside the weights, the cache by layers too; arguments and errors are those of `footprint`."""
     kind = _cache_type(cache_type)
     if not 1 <= context <= _MOST_TOKENS:
         raise PlanError(None, "context", expected=f"1 to {_MOST_TOKENS:,} tokens", found=f"{context:,}")
     if outputs < 0:
         raise PlanError(None, "outputs", expected="0 for all, or more", found=outputs)
-    specs = _specs(model, types or {})
-    found = _simulated(model, specs, context, kind, outputs)
-    layout = gguf.layout(model.metadata, specs)
-    weights = layout.file_bytes - layout.header_bytes - found.unused
-    return Footprint(weights, found.cache, found.compute, found.output, context, kind.name)
+    return _simulated(model, _specs(model, types or {}), context, kind, outputs)
 
 
 def weight_budget(

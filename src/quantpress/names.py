@@ -1,13 +1,30 @@
-"""Names of files, as the field's tools expect them: `Model-Q4_K_M.gguf`, `Model-imatrix.gguf`, `Model-BF16.gguf`."""
+"""Names of files, as the field's tools expect and read them: `Model-Q4_K_M.gguf`, `Model-imatrix.gguf`.
+
+Who reads a name: Hugging Face, for a label (its pages and Ollama's `hf.co/user/repo:LABEL` go by it); and `llama-server
+-hf user/repo:TAG`, for the tag before a `.` or a `-` (`find_best_model` of llama.cpp's common/download.cpp at commit
+0c1e57098).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["folder_name", "hub_label", "model_name", "part_files", "variant_file"]
+__all__ = [
+    "default_file",
+    "first_part",
+    "folder_name",
+    "found_by_tag",
+    "hidden",
+    "hub_label",
+    "model_name",
+    "part_files",
+    "tag",
+    "variant_file",
+]
 
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
 _ODD = re.compile(r"[^\w.+-]+")
@@ -21,6 +38,9 @@ _LABELS = (
     "Q4_0_4_8 Q4_0_8_8 TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0 Q2_K_XL Q3_K_XL Q4_K_XL Q5_K_XL Q6_K_XL Q8_K_XL MXFP4"
 ).split()
 _LABEL = re.compile(rf"(UD-)?({'|'.join(_LABELS)})(_[A-Z]+)?")
+
+_HIDDEN = ("mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-")  # llama.cpp: no models, but what goes with one
+_DEFAULTS = ("Q4_K_M", "Q8_0")
 
 
 def folder_name(folder: Path) -> str:
@@ -62,7 +82,39 @@ def part_files(first: str | Path) -> list[Path]:
     return [first.with_name(f"{prefix}-{number:05d}-of-{count:05d}.gguf") for number in range(1, count + 1)]
 
 
+def first_part(file: str) -> str:
+    """The first part of the split model that a file is a part of; the file itself where it is not one."""
+    return re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"-00001\1", file)
+
+
 def hub_label(file: str | Path) -> str | None:
-    """The quantization label that Hugging Face reads from a file's name, None where it finds none."""
-    found = list(_LABEL.finditer(Path(file).name.upper()))
+    """The quantization label that Hugging Face reads from a file's path in its repository, None without one."""
+    found = list(_LABEL.finditer(str(file).upper()))
     return found[-1].group(0) if found else None
+
+
+def tag(file: str, model: str) -> str:
+    """What people write for a file in `user/repo:TAG`: its label, else what follows the model's name."""
+    stem = _PART.sub("", Path(file).name.removesuffix(".gguf"))
+    return hub_label(file) or stem.removeprefix(f"{model}-")
+
+
+def hidden(file: str) -> bool:
+    """Whether llama.cpp takes a file for no model, but for something that goes with one, by its name."""
+    return any(mark in Path(file).name for mark in _HIDDEN)
+
+
+def found_by_tag(tag: str, files: Iterable[str]) -> list[str]:
+    """The models (of a split one, the first part) that `llama-server -hf user/repo:TAG` chooses from.
+
+    It takes the first in the order that the Hub lists them in, which nobody promises. `files`: paths in the repository.
+    """
+    pattern = re.compile(re.escape(tag).replace(r"\.", ".") + "[.-]", re.IGNORECASE)
+    models = [file for file in files if file.endswith(".gguf") and not hidden(file) and first_part(file) == file]
+    return [file for file in models if pattern.search(file)]
+
+
+def default_file(files: Iterable[str]) -> str | None:
+    """The model that `llama-server -hf user/repo` takes: Q4_K_M, else Q8_0, else the first by name."""
+    files = sorted(files)
+    return next((found for name in (*_DEFAULTS, "") for found in found_by_tag(name, files)), None)

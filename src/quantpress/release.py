@@ -13,8 +13,8 @@ import fcntl
 import glob
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,46 +22,42 @@ from typing import TYPE_CHECKING, Any
 from quantpress.allocation import is_automatic, parse_spend, parse_target
 from quantpress.allocation.measure import CONTEXT
 from quantpress.automatic import Automatic, automatic_plans, most_bytes
-from quantpress.card import write_card
+from quantpress.card import pages, write_card
 from quantpress.encoding import encoder_named
 from quantpress.engine import about
 from quantpress.errors import DiskFullError, InputError, OutputError, PlanError
-from quantpress.evaluate import SCRATCH_LIMIT, affordable_chunks, evaluations
 from quantpress.files import digest, make_folder
 from quantpress.gguf import read
 from quantpress.imatrix import imatrix
 from quantpress.imatrix import read as read_imatrix
-from quantpress.inputs import Base, Text, base_of, check_text, name_of, text_of
+from quantpress.inputs import Base, Text, base_of, check_text, name_of, published, text_of
 from quantpress.ledger import Ledger
+from quantpress.measured import complete, damage, described, memory, opened, speed
 from quantpress.metadata import ImatrixInfo
-from quantpress.names import model_name, part_files
+from quantpress.names import part_files
 from quantpress.pictures import draw
 from quantpress.plan import Plan, plan
 from quantpress.progress import SILENT, Progress
 from quantpress.quantize import quantize
 from quantpress.recipes import recipe
-from quantpress.results import BASE, Results
-from quantpress.run import Run, Settings
+from quantpress.report import write_report
+from quantpress.results import Results
+from quantpress.run import Run, Settings, Variant
 
 if TYPE_CHECKING:
     from quantpress.hub import Repository
+    from quantpress.stream import Stream
 
 __all__ = ["CARD_VARIANTS", "release"]
 
-# The release card's list, and the mixed-precision card's recipe.
+# The release card's list, the mixed-precision card's recipe, and better files at the sizes that people take most.
 CARD_VARIANTS = tuple(
     "BF16 Q8_0 Q6_K_L Q6_K Q5_K_L Q5_K_M Q5_K_S Q4_K_L Q4_1 Q4_K_M Q3_K_XL Q4_K_S Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M "
-    "IQ3_M Q3_K_S Q2_K_L IQ3_XS Q2_K IQ3_XXS IQ2_M MP".split()
+    "IQ3_M Q3_K_S Q2_K_L IQ3_XS Q2_K IQ3_XXS IQ2_M MP "
+    "auto:like:Q4_K_M auto:like:Q3_K_M".split()
 )
 
-
-@dataclass(frozen=True)
-class _Variant:
-    """A plan for the model, how it was found if it is an automatic one, and its file or the parts of it."""
-
-    plan: Plan
-    parts: tuple[Path, ...]
-    allocation: dict[str, Any] | None = None
+_TEXTS = ("calibration", "evaluation")
 
 
 def release(
@@ -83,9 +79,13 @@ def release(
     split_bytes: int = 50 * 10**9,
     repository: str | None = None,
     base_model: str | None = None,
+    texts: bool = True,
+    bench: bool = True,
     threads: int | None = None,
     gpu_layers: int = 0,
     remote: bool = False,
+    stream: bool = False,
+    private: bool = False,
     progress: Progress = SILENT,
 ) -> Path:
     """Make a release folder of a checkpoint (or of its BF16, F16 or F32 GGUF file) and return its card.
@@ -109,9 +109,14 @@ def release(
         split_bytes: larger files are split in parts of at most this size.
         repository: `user/name` of the release on the Hub, for the card's commands and the files' metadata.
         base_model: `user/name` of the checkpoint on the Hub, for the card.
+        texts: copy given texts into the release, so that others can repeat it; their hashes are in it in any case.
+        bench: measure the speed of each file on this machine.
         threads: CPU threads, default all cores.
         gpu_layers: layers to keep on a GPU, -1 for all.
         remote: `source` is a repository on the Hugging Face Hub, `org/name` or `org/name@revision`.
+        stream: send the files to `repository` and remove them here, as many at a time as the disk holds, and publish
+            the release at the end; the float model stays. A later run without it makes the files again.
+        private: make that repository private.
         progress: told of every step.
 
     Raises QuantpressError: see errors.py.
@@ -121,15 +126,27 @@ def release(
     automatic = tuple({target.name: target for target in targets.values()}.values())
     sampled = calibration_tokens, evaluation_tokens, evaluation_chunks
     settings = Settings(
-        names, automatic, budget, chat, encoder, effort, context, *sampled, seed, split_bytes, repository
+        names, automatic, budget, chat, encoder, effort, context, *sampled, seed, split_bytes, repository, texts, bench
     )
-    _check(settings, bool(calibration or evaluation))
+    _check(settings, bool(calibration or evaluation), stream, private)
     machine = {"threads": threads, "gpu_layers": gpu_layers, "progress": progress}
+    streaming = _stream(repository, private, progress) if stream else None
     found = _source(source, remote)
     with _folder(Path(os.path.abspath(out)), name_of(found)) as folder:
-        run = Run(settings, machine, Ledger(folder / "release.json"))
-        given = {"calibration": calibration, "evaluation": evaluation}
-        return _release(run, found, given, base_model or (str(source).partition("@")[0] if remote else None))
+        books = folder / "release.json"
+        run = Run(settings, machine, streaming.ledger(books) if streaming else Ledger(books))
+        given = dict(zip(_TEXTS, (calibration, evaluation), strict=True))
+        named = base_model or (str(source).partition("@")[0] if remote else None)
+        page = _release(run, found, given, named, streaming)
+    if streaming:
+        streaming.publish(run)
+    return page
+
+
+def _stream(repository: str | None, private: bool, progress: Progress) -> Stream:
+    from quantpress.stream import Stream  # half a second that a folder here does not need
+
+    return Stream(repository, private, progress)
 
 
 def _source(source: str | Path, remote: bool) -> Path | Repository:
@@ -142,42 +159,95 @@ def _source(source: str | Path, remote: bool) -> Path | Repository:
 
 
 def _release(
-    run: Run, source: Path | Repository, given: Mapping[str, Sequence[str | Path]], base_model: str | None
+    run: Run,
+    source: Path | Repository,
+    given: Mapping[str, Sequence[str | Path]],
+    base_model: str | None,
+    stream: Stream | None,
 ) -> Path:
-    settings, ledger, progress = run.settings, run.ledger, run.machine["progress"]
-    facts = ledger.facts = {"version": 1, "quantpress": version("quantpress"), "engine": about()}
-    facts["settings"] = asdict(settings)
-    base = base_of(source, ledger, settings.variants, settings.split_bytes, progress)
+    settings, ledger = run.settings, run.ledger
+    _note_gone(run, stream)
+    ledger.facts = {"version": 1, "quantpress": version("quantpress"), "engine": about(), "settings": asdict(settings)}
+    if stream:
+        with stream.base_to_be(run, source) as (base, unwritten):
+            stream.forecast(run, base, unwritten, _plans(run, base, given["calibration"])[1], given["evaluation"])
+    base = base_of(source, ledger, settings.variants, settings.split_bytes, run.machine["progress"])
     for purpose, files in given.items():
         window = max(settings.context, CONTEXT) if settings.targets else settings.context
         check_text(purpose, files, base, window, settings.chat)
-    plans = _plans(run, base, given["calibration"])
-    tokens = {"calibration": settings.calibration_tokens, "evaluation": settings.evaluation_tokens}
-    texts = {
-        purpose: text_of(purpose, files, base, ledger, tokens[purpose], settings.seed, run.machine)
-        for purpose, files in given.items()
-    }
-    facts["texts"] = {purpose: {"by_model": text.by_model, "sha256": text.sha256} for purpose, text in texts.items()}
+    plans, sizes = _plans(run, base, given["calibration"])
+    if not stream:
+        _check_space(run, base, sizes)
+    texts = _texts(run, base, given)
     importance = _importance(run, base, texts["calibration"])
     automatic = automatic_plans(run, base, importance, texts)
-    variants = _variants(run, base, importance, plans, automatic)
-    results = _describe(run, base, variants, _measure(run, base, variants, texts["evaluation"]))
-    words: dict[str, Any] = {f"{purpose}_text": text.description for purpose, text in texts.items()}
-    words |= {"imatrix": importance.name, "base_model": base_model}
-    words["pictures"] = draw(run, base, {name: found.plan for name, found in variants.items()}, results)
-    with read(base.path) as model:
-        page = write_card(run.folder, results, facts, model, **words)
-    ledger.record([page, run.folder / "results.json"], digest(["page", results]))
-    if ledger.unlisted:
-        left = ", ".join(file.relative_to(run.folder).as_posix() for file in ledger.unlisted)
-        progress.note(f"made by earlier runs, no part of this release, left in its folder: {left}")
+    results = opened(run, base, texts["evaluation"])
+    variants = _kept(run, base, _variants(run, base, importance, plans, automatic), results)
+    for names in stream.rounds(run, variants) if stream else [list(variants)]:
+        found = _made(run, base, importance, {name: variants[name] for name in names})
+        damage(run, base, found, texts["evaluation"], results)
+        memory(run, found, results)
+        speed(run, found, results)
+        if stream:
+            stream.send(run, base, found)
+        variants |= found
+    page = _pages(run, base, variants, described(run, base, variants, results), importance, base_model)
+    _note_left(run)
     return page
 
 
-def _check(settings: Settings, given_text: bool) -> None:
+def _note_gone(run: Run, stream: Stream | None) -> None:
+    """Say what an earlier run with `stream` sent and removed that this one cannot count on."""
+    if run.ledger.gone:
+        why = "not there any more as it was sent" if stream else "and this one does not stream"
+        names = ", ".join(run.ledger.gone)
+        run.machine["progress"].note(f"an earlier run sent to the Hub, {why}; made again if it is asked for: {names}")
+
+
+def _note_left(run: Run) -> None:
+    if run.ledger.unlisted:
+        left = ", ".join(file.relative_to(run.folder).as_posix() for file in run.ledger.unlisted)
+        run.machine["progress"].note(f"made by earlier runs, no part of this release, left in its folder: {left}")
+
+
+def _texts(run: Run, base: Base, given: Mapping[str, Sequence[str | Path]]) -> dict[str, Text]:
+    """The calibration and the evaluation text, given or written by the model, and what release.json says of them."""
+    tokens = {"calibration": run.settings.calibration_tokens, "evaluation": run.settings.evaluation_tokens}
+    found, facts = {}, {}
+    for purpose, files in given.items():
+        text = text_of(purpose, files, base, run.ledger, tokens[purpose], run.settings.seed, run.machine)
+        here = published(purpose, text, run.ledger) if run.settings.texts or text.by_model else []
+        found[purpose] = text
+        facts[purpose] = {"by_model": text.by_model, "sha256": text.sha256, "files": here}
+    run.ledger.facts["texts"] = facts
+    return found
+
+
+def _pages(
+    run: Run,
+    base: Base,
+    variants: Mapping[str, Variant],
+    results: dict[str, Any],
+    importance: Path,
+    base_model: str | None,
+) -> Path:
+    """The pictures, the report, and the card in every language; returns README.md."""
+    pictures = draw(run, base, importance, {name: found.plan for name, found in variants.items()}, results)
+    words: dict[str, Any] = {"imatrix": importance.name, "base_model": base_model, "pictures": pictures}
+    report = write_report(run.folder, results, run.ledger.facts, pictures)
+    with read(base.path) as model:
+        cards = write_card(run.folder, results, run.ledger.facts, model, **words)
+    run.ledger.record([*cards, report, run.folder / "results.json"], digest(["page", results]))
+    return cards[0]
+
+
+def _check(settings: Settings, given_text: bool, stream: bool, private: bool) -> None:
     """What can be wrong with the settings, before any work."""
     encoder_named(settings.encoder, settings.effort)
     parse_spend(settings.budget)
+    if private and not stream:
+        hint = "`quantpress publish --private` sends a release that is made"
+        raise InputError(None, "private", expected="stream, which makes a repository", found="no stream", hint=hint)
     if not settings.variants:
         raise PlanError(None, "variants", expected="at least one recipe", found="none")
     if settings.chat and not given_text:
@@ -197,7 +267,10 @@ def _folder(out: Path, model: str) -> Iterator[Path]:
     try:
         _lock(lock, out)
         name = glob.escape(model)
-        for pattern in (f".{name}-*.partial", f"{name}-*/.{name}-*.partial", "work/.*.partial", "work/quantpress-*"):
+        ours = (f"{name}-*", *(f"{word}*" for word in ("README", "report", *_TEXTS, "release", "results")))
+        folders = (f"{name}-*/", "plans/", "plots/", "work/")
+        patterns = (*(f".{file}.partial" for file in ours), *(f"{folder}.*.partial" for folder in folders))
+        for pattern in (*patterns, "work/quantpress-*"):
             for left in out.glob(pattern):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         yield out
@@ -212,8 +285,8 @@ def _lock(lock: int, out: Path) -> None:
         raise OutputError(f"{out}: another run is at work in this folder. Wait for it or choose another") from None
 
 
-def _plans(run: Run, base: Base, calibration: Sequence[str | Path]) -> dict[str, Plan]:
-    """A plan a recipe; raises DiskFullError if the disk has no room for what is not there yet.
+def _plans(run: Run, base: Base, calibration: Sequence[str | Path]) -> tuple[dict[str, Plan], dict[str, int]]:
+    """A plan a recipe, and the bytes that each variant takes at most.
 
     Made before the importance matrix: that there will be one decides the types, and its name the size.
     """
@@ -224,11 +297,15 @@ def _plans(run: Run, base: Base, calibration: Sequence[str | Path]) -> dict[str,
         plans = {name: plan(model, type=name, **facts) for name in run.settings.recipes}
         sizes = {name: found.bytes for name, found in plans.items()}
         sizes |= {target.name: most_bytes(model, target, run, info) for target in run.settings.targets}
+    return plans, sizes
+
+
+def _check_space(run: Run, base: Base, sizes: Mapping[str, int]) -> None:
+    """Raise DiskFullError if the disk has no room for what is not there yet."""
     needed = sum(size for name, size in sizes.items() if not run.file(base, name).exists())
     free = shutil.disk_usage(run.folder).free
     if needed > free:
         raise DiskFullError(run.folder, needed, free)
-    return plans
 
 
 def _importance(run: Run, base: Base, text: Text) -> Path:
@@ -245,47 +322,60 @@ def _importance(run: Run, base: Base, text: Text) -> Path:
 
 def _variants(
     run: Run, base: Base, importance: Path, plans: Mapping[str, Plan], automatic: Mapping[str, Automatic]
-) -> dict[str, _Variant]:
-    """Every variant's files; those that are missing are made in one pass."""
+) -> dict[str, Variant]:
+    """Every variant as it is to be made; its plan is written."""
     info = read_imatrix(importance).info
     finals = {name: replace(provisional, imatrix=info) for name, provisional in plans.items()}
     for name, final in finals.items():
         _write_plan(run, base, name, final)
     finals |= {name: found.plan for name, found in automatic.items()}
-    found: dict[str, _Variant] = {}
-    missing: dict[str, tuple[Plan, str]] = {}
-    for name, final in finals.items():
-        how = [run.settings.encoder, run.settings.effort, run.settings.split_bytes, run.settings.repository]
-        made_from = run.made_from(name, base.sha256, run.ledger.sha256(importance), final.to_json(), how)
-        if name == "BF16" and base.published:
-            found[name] = _Variant(final, base.parts)
-        elif kept := run.ledger.kept(made_from):
-            found[name] = _Variant(final, tuple(kept))
-        else:
-            missing[name] = (final, made_from)
-    if missing:
-        (run.folder / "README.md").unlink(missing_ok=True)  # it describes what is about to be replaced
-        for (name, (final, made_from)), first in zip(
-            missing.items(), _quantize(run, base, importance, missing), strict=True
-        ):
-            found[name] = _Variant(final, tuple(part_files(first)))
-            run.ledger.record(found[name].parts, made_from)
+    how = [run.settings.encoder, run.settings.effort, run.settings.split_bytes, run.settings.repository]
+    sources = base.sha256, run.ledger.sha256(importance)
+    digests = {name: run.made_from(name, *sources, final.to_json(), how) for name, final in finals.items()}
     how_found = {name: one.allocation for name, one in automatic.items()}
-    return {name: replace(found[name], allocation=how_found.get(name)) for name in run.settings.variants}
+    return {name: Variant(finals[name], digests[name], how_found.get(name)) for name in run.settings.variants}
+
+
+def _kept(run: Run, base: Base, variants: Mapping[str, Variant], results: Results) -> dict[str, Variant]:
+    """The variants with those files that are what would be made; on the Hub only if all is known of them."""
+    found = {}
+    for name, variant in variants.items():
+        is_base = name == "BF16" and base.published
+        one = replace(variant, parts=base.parts if is_base else tuple(run.ledger.kept(variant.made_from)))
+        if any(map(run.ledger.remote, one.parts)) and not complete(run, results, name, run.hashes(one)):
+            run.machine["progress"].note(f"{name}: on the Hub, but not measured in this way or here: made again")
+            one = variant
+        found[name] = one
+    return found
+
+
+def _made(run: Run, base: Base, importance: Path, variants: Mapping[str, Variant]) -> dict[str, Variant]:
+    """The variants with their files; those that are missing are made in one pass."""
+    found = dict(variants)
+    if missing := {name: variant for name, variant in variants.items() if not variant.parts}:
+        for page in (*pages(), "report.html"):
+            (run.folder / page).unlink(missing_ok=True)  # they describe what is about to be replaced
+        for (name, variant), first in zip(
+            missing.items(), _quantize(run, base, importance, missing.values()), strict=True
+        ):
+            found[name] = replace(variant, parts=tuple(part_files(first)))
+            run.ledger.record(found[name].parts, variant.made_from)
+    return found
 
 
 def _write_plan(run: Run, base: Base, name: str, final: Plan) -> None:
     path = run.plan_file(base, name)
     made_from = digest(["plan", name, final.to_json()])
     if not run.ledger.kept(made_from):
+        make_folder(path.parent)
         final.write(path)
         run.ledger.record([path, path.with_suffix(".tensor_types.txt")], made_from)
 
 
-def _quantize(run: Run, base: Base, importance: Path, missing: Mapping[str, tuple[Plan, str]]) -> list[Path]:
+def _quantize(run: Run, base: Base, importance: Path, missing: Iterable[Variant]) -> list[Path]:
     return quantize(
         base.path,
-        plans=[final for final, _ in missing.values()],
+        plans=[variant.plan for variant in missing],
         imatrix=importance,
         out=run.folder,
         encoder=run.settings.encoder,
@@ -295,44 +385,3 @@ def _quantize(run: Run, base: Base, importance: Path, missing: Mapping[str, tupl
         threads=run.machine["threads"],
         progress=run.machine["progress"],
     )
-
-
-def _measure(run: Run, base: Base, variants: Mapping[str, _Variant], text: Text) -> Results:
-    """Perplexity and divergence of every file whose bytes have not been measured on this text."""
-    with read(base.path) as model:
-        affordable = affordable_chunks(len(model.get("tokenizer.ggml.tokens", ())), run.settings.context, SCRATCH_LIMIT)
-    settings: dict[str, Any] = {
-        "context": run.settings.context,
-        "chunks": min(run.settings.evaluation_chunks, affordable),
-        "chat": run.settings.chat and not text.by_model,
-    }
-    results = Results(run.folder / "results.json", run.made_from("results", base.sha256, text.sha256, settings))
-    hashes = {name: [run.ledger.sha256(part) for part in found.parts] for name, found in variants.items()}
-    missing = [name for name in variants if not results.keeps(name, hashes[name])]
-    others = [name for name in missing if variants[name].parts != base.parts]
-    if others or not results.keeps(BASE, base.sha256):
-        quants = [variants[name].parts[0] for name in others]
-        scratch = run.folder / "work"
-        measured = evaluations(base.path, quants, text=text.files, scratch=scratch, **settings, **run.machine)
-        for name, found in zip([BASE, *others], measured, strict=True):
-            results.enter(name, found.to_dict(), base.sha256 if name == BASE else hashes[name])
-    for name in missing:
-        if variants[name].parts == base.parts:
-            results.enter(name, results.rows[BASE], hashes[name])
-    return results
-
-
-def _describe(run: Run, base: Base, variants: Mapping[str, _Variant], results: Results) -> dict[str, Any]:
-    """Complete results.json with what a file is, beside how good it is."""
-    for name, found in variants.items():
-        results.rows[name] |= {
-            "variant": name,
-            "file": found.parts[0].relative_to(run.folder).as_posix(),
-            "split": len(found.parts) > 1,
-            "bytes": sum(part.stat().st_size for part in found.parts),
-            "bits_per_weight": found.plan.bits_per_weight,
-            **({"allocation": found.allocation} if found.allocation else {}),
-        }
-    results.rows[BASE]["file"] = base.path.name
-    results.facts = {"model": model_name(base.path), "context": run.settings.context}
-    return results.save([BASE, *variants])

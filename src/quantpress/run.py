@@ -12,8 +12,10 @@ from quantpress.gguf import Metadata, Value
 from quantpress.inputs import Base
 from quantpress.ledger import Ledger
 from quantpress.names import model_name, variant_file
+from quantpress.plan import Plan
+from quantpress.recipes import MIXES, VARIANTS
 
-__all__ = ["Run", "Settings"]
+__all__ = ["Run", "Settings", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Settings:
     seed: int
     split_bytes: int
     repository: str | None
+    texts: bool  # given ones are part of the release
+    bench: bool
 
     @property
     def recipes(self) -> list[str]:
@@ -65,10 +69,28 @@ class Run:
         return variant_file(self.folder, model_name(base.path), variant)
 
     def plan_file(self, base: Base, variant: str) -> Path:
-        """Where its `plan.json` is written."""
-        return self.folder / "work" / self.file(base, variant).with_suffix(".plan.json").name
+        """Where its `plan.json` is written: in public, if its name does not say what it is."""
+        folder = "work" if variant in MIXES or variant in VARIANTS else "plans"
+        return self.folder / folder / self.file(base, variant).with_suffix(".plan.json").name
+
+    def hashes(self, variant: Variant) -> list[str]:
+        """Of a variant's parts."""
+        return [self.ledger.sha256(part) for part in variant.parts]
 
     def made_from(self, step: str, *sources: Any) -> str:
         """A digest of what a file is made from; with the versions, so that a better encoder makes a new one."""
         engine = [self.ledger.facts["engine"], self.machine["gpu_layers"]]
         return digest([step, self.ledger.facts["quantpress"], engine, *sources])
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A plan for the model, what its files are made from (a digest), and how it was found if it is an automatic one.
+
+    `parts`: its file or the parts of it; none before it is made, and perhaps on the Hub only (stream.py).
+    """
+
+    plan: Plan
+    made_from: str
+    allocation: dict[str, Any] | None = None
+    parts: tuple[Path, ...] = ()

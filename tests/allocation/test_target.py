@@ -37,9 +37,9 @@ def model(tmp_path: Path) -> Iterator[GGUF]:
         ("4 BPW", Target("bpw", "4bpw"), "AUTO-4bpw"),
         ("2.40GB", Target("size", "2.40GB"), "AUTO-2.40GB"),
         ("2.40 GiB ", Target("size", "2.40 GiB"), "AUTO-2.40GiB"),
-        ("like:Q4_K_M", Target("like", "Q4_K_M"), "AUTO-Q4_K_M"),
-        ("Like: q4_k", Target("like", "Q4_K_M"), "AUTO-Q4_K_M"),
-        ("like:mp", Target("like", "MP"), "AUTO-MP"),
+        ("like:Q4_K_M", Target("like", "Q4_K_M"), "Q4_K_M_AUTO"),
+        ("Like: q4_k", Target("like", "Q4_K_M"), "Q4_K_M_AUTO"),
+        ("like:mp", Target("like", "MP"), "MP_AUTO"),
         ("fit:16GB", Target("fit", "16GB"), "AUTO-fit-16GB"),
     ],
 )

@@ -72,7 +72,7 @@ def test_json_is_the_plan_and_its_allocation(tiny: Path) -> None:
     found = CliRunner().invoke(app, ["plan", str(tiny), "--like", "q5_0", "--json", "--quiet"])
     values = json.loads(found.stdout)
     assert {"tensors", "bytes", "bits_per_weight", "allocation"} <= values.keys()
-    assert values["recipe"] == "AUTO-Q5_0"
+    assert values["recipe"] == "Q5_0_AUTO"
     assert values["bytes"] <= values["allocation"]["limit"] == values["allocation"]["reference_bytes"]
     assert (values["allocation"]["measured"], values["allocation"]["gate"]) == (None, None)
 

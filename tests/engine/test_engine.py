@@ -45,13 +45,6 @@ def test_special_tokens_are_read_only_on_request(engine: Engine) -> None:
     assert 4 not in engine.tokenize("<start_of_turn>")
 
 
-def test_timing_counts_what_it_says(engine: Engine) -> None:
-    found = engine.timing(prompt=64, generate=8, repeats=2)
-    assert (found.prompt, found.generate) == (64, 8)
-    assert len(found.prompt_seconds) == len(found.generate_seconds) == 2
-    assert all(seconds > 0 for seconds in (*found.prompt_seconds, *found.generate_seconds))
-
-
 def test_about_names_the_build() -> None:
     found = about()
     assert found["llama_cpp_python"].count(".") == 2

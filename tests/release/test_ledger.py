@@ -33,6 +33,25 @@ def test_a_part_that_is_gone_spoils_the_whole(tmp_path: Path) -> None:
     assert Ledger(tmp_path / "release.json").kept("source") == []
 
 
+def test_what_was_sent_is_kept_while_the_hub_has_it(tmp_path: Path) -> None:
+    path, file = tmp_path / "release.json", tmp_path / "a.gguf"
+    file.write_bytes(b"made")
+    ledger = Ledger(path)
+    ledger.record([file], "source")
+    sha256 = ledger.sha256(file)
+    ledger.sent(file)
+    assert not file.exists()
+    again = Ledger(path, {"a.gguf": sha256})
+    assert again.kept("source") == [file]
+    assert again.remote(file)
+    assert again.bytes(file) == 4
+    for there in ({"a.gguf": "0" * 64}, {"a.gguf": None}, {}, None):
+        assert Ledger(path, there).kept("source") == []
+        assert Ledger(path, there).gone == ["a.gguf"]
+    file.write_bytes(b"made")  # as after a download
+    assert not Ledger(path, {"a.gguf": sha256}).remote(file)
+
+
 @pytest.mark.parametrize(
     "damage", ['{"files": {"a": ', "[]", '{"files": []}', '{"files": {"a": 1}}', '{"files": {"a": {}}}']
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +15,35 @@ from quantpress.engine import Engine
 from quantpress.errors import InputError, OutputError, PlanError, TextError
 from quantpress.evaluate import evaluate
 from quantpress.gguf import read
+from quantpress.memory import footprint
 from quantpress.progress import Progress
 from quantpress.release import release
 
 VARIANTS = ("BF16", "Q4_K_M", "IQ3_XXS", "MP")
-LITTLE: dict[str, Any] = {"variants": VARIANTS, "calibration_tokens": 3 * 512, "evaluation_tokens": 3 * 512}
+LITTLE: dict[str, Any] = {
+    "variants": VARIANTS,
+    "bench": False,
+    "calibration_tokens": 3 * 512,
+    "evaluation_tokens": 3 * 512,
+}
 
 
 class Journal(Progress):
-    """Remembers what was worked on."""
+    """Remembers what was worked on, but for what takes a moment."""
 
     def __init__(self) -> None:
         self.tasks: list[str] = []
 
     def task(self, label: str, total: int, unit: str = "") -> Any:
-        self.tasks.append(label)
+        if not label.startswith(("ranking", "memory")):
+            self.tasks.append(label)
         return super().task(label, total, unit)
 
 
 def run(demo: Path, out: Path, **settings: Any) -> list[str]:
     journal = Journal()
     assert release(demo, out=out, **{**LITTLE, **settings}, progress=journal) == out / "README.md"
-    return [task for task in journal.tasks if not task.startswith("ranking")]
+    return journal.tasks
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +59,15 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_the_folder_holds_what_a_release_needs(folder: Path) -> None:
     models = {f"demo-gemma3-{name}.gguf" for name in (*VARIANTS, "imatrix")}
-    files = {*models, "README.md", "results.json", "release.json"}
-    assert {path.name for path in folder.iterdir()} == {*files, "plots", "work"}
-    assert {path.name for path in (folder / "plots").iterdir()} == {"demo-gemma3-MP.svg", "frontier.svg"}
-    work = {path.name for path in (folder / "work").iterdir()}
-    assert {
-        "calibration.txt",
-        "evaluation.txt",
-        "demo-gemma3-MP.plan.json",
-        "demo-gemma3-MP.plan.tensor_types.txt",
-    } <= work
-    assert (folder / "work/calibration.txt").read_text() != (folder / "work/evaluation.txt").read_text()
+    files = {*models, "README.md", "README.zh.md", "report.html", "results.json", "release.json"}
+    texts = {"calibration.txt", "evaluation.txt"}
+    assert {path.name for path in folder.iterdir()} == {*files, *texts, "plans", "plots", "work"}
+    assert {path.name for path in (folder / "plots").iterdir()} == {
+        f"{name}.{kind}" for name in ("coverage", "demo-gemma3-MP", "frontier") for kind in ("svg", "png")
+    }
+    plans = {"demo-gemma3-MP.plan.json", "demo-gemma3-MP.plan.tensor_types.txt"}
+    assert {path.name for path in (folder / "plans").iterdir()} == plans
+    assert (folder / "calibration.txt").read_text() != (folder / "evaluation.txt").read_text()
 
 
 def test_release_json_knows_every_file(folder: Path) -> None:
@@ -80,12 +86,14 @@ def test_results_are_what_evaluate_says_of_the_shipped_bytes(folder: Path) -> No
     results = json.loads((folder / "results.json").read_text())
     assert list(results["variants"]) == list(VARIANTS)
     row = results["variants"]["IQ3_XXS"]
-    found = evaluate(folder / "demo-gemma3-BF16.gguf", [folder / row["file"]], text=[folder / "work/evaluation.txt"])
+    found = evaluate(folder / "demo-gemma3-BF16.gguf", [folder / row["file"]], text=[folder / "evaluation.txt"])
     for key, value in found[0].to_dict().items():
         assert key == "file" or row[key] == value, key
     assert results["variants"]["BF16"]["kld_mean"] == 0
     assert 0 < results["variants"]["Q4_K_M"]["kld_mean"] < row["kld_mean"]
     assert row["bytes"] == (folder / row["file"]).stat().st_size
+    taken = footprint(folder / row["file"], context=4096, outputs=1)
+    assert row["memory"] == {**asdict(taken), "total": taken.total}
 
 
 def test_every_file_loads_in_llama_cpp_and_says_what_it_is(folder: Path) -> None:
@@ -105,8 +113,7 @@ def test_the_card_has_a_row_a_file(folder: Path) -> None:
     for name, row in results["variants"].items():
         line = next(line for line in card.splitlines() if line.startswith(f"| [{row['file']}]"))
         cells = [cell.strip() for cell in line.replace(r"\|", "").strip("|").split("|")]
-        assert len(cells) == 8
-        assert cells[1] == name
+        assert cells[1].removesuffix("\u00a0†") == name
         assert cells[4] == f"{row['perplexity']:.4f}"
     assert "<start_of_turn>user" in card
     assert str(folder) not in card

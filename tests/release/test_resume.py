@@ -13,6 +13,7 @@ import pytest
 
 from quantpress import gguf, quantize
 from quantpress.errors import DiskFullError, InputError, OutputError, TextError
+from quantpress.files import file_digest
 from quantpress.release import release
 from tests.release.test_release import Journal
 
@@ -27,7 +28,8 @@ def text(data: Path, tmp_path: Path) -> Path:
 def run(source: Path, out: Path, text: Path, **settings: Any) -> list[str]:
     """The steps that did something."""
     journal = Journal()
-    options = {"variants": ("Q8_0",), "calibration": [text], "evaluation": [text], "threads": 1, **settings}
+    given: dict[str, Any] = {"calibration": [text], "evaluation": [text]}
+    options = {"variants": ("Q8_0",), "bench": False, "threads": 1, **given, **settings}
     release(source, out=out, **options, progress=journal)
     return [task.split()[0] for task in journal.tasks]
 
@@ -59,6 +61,42 @@ def test_every_part_of_a_split_source_counts(bf16_gguf: Path, tmp_path: Path, te
     data[last.offset] ^= 1
     part.write_bytes(data)
     assert run(source, tmp_path / "out", text) == ["imatrix", "quantize", "evaluate", "evaluate"]
+
+
+def test_the_texts_are_part_of_the_release_unless_told_otherwise(bf16_gguf: Path, tmp_path: Path, text: Path) -> None:
+    out, second = tmp_path / "out", tmp_path / "second.txt"
+    second.write_bytes(text.read_bytes() + b"More.")
+    run(bf16_gguf, out, text, calibration=[text, second])
+    files = json.loads((out / "release.json").read_text())["files"]
+    for name, source in (("calibration-1.txt", text), ("calibration-2.txt", second), ("evaluation.txt", text)):
+        assert files[name]["sha256"] == file_digest(source)
+    texts = json.loads((out / "release.json").read_text())["texts"]
+    assert texts["calibration"]["files"] == ["calibration-1.txt", "calibration-2.txt"]
+    copies = [out / name for name in texts["calibration"]["files"]]
+    run(bf16_gguf, out, text, calibration=copies)  # as who repeats it may do, in the same folder
+    assert [file_digest(copy) for copy in copies] == [file_digest(text), file_digest(second)]
+    run(bf16_gguf, tmp_path / "private", text, texts=False)
+    private = json.loads((tmp_path / "private" / "release.json").read_text())
+    assert private["texts"]["calibration"] == {
+        "by_model": False,
+        "sha256": [[text.name, file_digest(text)]],
+        "files": [],
+    }
+    assert not list((tmp_path / "private").glob("*.txt"))
+
+
+def test_speeds_are_measured_once_and_only_if_wanted(bf16_gguf: Path, tmp_path: Path, text: Path) -> None:
+    out = tmp_path / "out"
+    assert run(bf16_gguf, out, text)[-1] == "evaluate"
+    assert set(run(bf16_gguf, out, text, bench=True)) == {"benchmark"}  # twice, if repacked weights kill llama.cpp
+    results = json.loads((out / "results.json").read_text())
+    assert results["machine"]["threads"] == 1
+    assert [test["test"] for test in results["variants"]["Q8_0"]["speed"]["tests"]] == ["pp512", "tg128"]
+    assert (out / "plots/speed.png").exists()
+    assert run(bf16_gguf, out, text, bench=True) == []
+    assert "benchmark" in run(bf16_gguf, out, text, bench=True, threads=2)  # another machine: not to be compared
+    assert run(bf16_gguf, out, text) == []
+    assert "speed" not in json.loads((out / "results.json").read_text())["variants"]["Q8_0"]
 
 
 def test_variants_may_come_and_go(demo: Path, tmp_path: Path, text: Path) -> None:

@@ -45,7 +45,12 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What the plan and its file are called: AUTO-3.98bpw, AUTO-Q4_K_M; AUTO-fit-16GB is no AUTO-16GB."""
+        """What the plan and its file are called: AUTO-3.98bpw; AUTO-fit-16GB is no AUTO-16GB.
+
+        `like:Q4_K_M` makes Q4_K_M_AUTO: a label that Hugging Face knows, and a tag that Q4_K_M does not find.
+        """
+        if self.kind == "like":
+            return f"{self.text}_AUTO"
         return f"AUTO-{'fit-' if self.kind == 'fit' else ''}{self.text.replace(' ', '')}"
 
     def mix(self, model: GGUF, imatrix: ImatrixInfo | None, extra: Extra = ()) -> Plan | None:

@@ -82,10 +82,17 @@ def imatrix_show(
         Path | None, typer.Option("--model", metavar="FILE", help="The model it is for: shows what is not covered.")
     ] = None,
     min_tokens: Annotated[int, typer.Option("--min-tokens", metavar="N", help="Fewer than this is too few.")] = 512,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.svg", help="Draw which weights saw how many tokens.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show statistics a tensor, coverage, tensors and experts that saw too few tokens."""
     from quantpress.imatrix import show
 
     found = show(file, model=model, min_tokens=min_tokens)
+    if plot is not None:
+        from quantpress.plots import coverage
+
+        coverage(found, plot, title=file.name)
     printing.json_or(printing.imatrix, found, as_json)

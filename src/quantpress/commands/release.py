@@ -70,7 +70,14 @@ def release(
     base_model: Annotated[
         str | None, typer.Option(metavar="USER/NAME", help="Of the checkpoint on the Hub, for the card.")
     ] = None,
+    texts: Annotated[bool, typer.Option("--texts/--no-texts", help="Copy given texts into the release folder.")] = True,
+    bench: Annotated[bool, typer.Option("--bench/--no-bench", help="Measure the speed of each file here.")] = True,
     remote: Remote = False,
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="For a small disk: send the files to --repository and remove them as they come."),
+    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="With --stream: make that repository private.")] = False,
     threads: Threads = None,
     gpu_layers: GpuLayers = 0,
     as_json: Json = False,
@@ -97,7 +104,11 @@ def release(
         split_bytes=int(split_gb * 1e9),
         repository=repository,
         base_model=base_model,
+        texts=texts,
+        bench=bench,
         remote=remote,
+        stream=stream,
+        private=private,
         threads=threads,
         gpu_layers=gpu_layers,
         progress=for_terminal(quiet=quiet),

@@ -5,6 +5,7 @@ Every file of the checkpoint is looked at before anything is written; then each 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -22,14 +23,15 @@ from quantpress.convert.general import general
 from quantpress.convert.sources import Bytes, Source
 from quantpress.cpu import default_threads
 from quantpress.errors import CheckpointError, InputError, PlanError
-from quantpress.files import make_folder
+from quantpress.files import make_folder, output_errors
 from quantpress.formats import TYPES, TensorType
-from quantpress.gguf import Metadata, TensorSpec, Value, Writer
+from quantpress.gguf import Metadata, TensorSpec, Value, Writer, layout
+from quantpress.gguf.layout import encode_header
 from quantpress.metadata import QUANTIZATION_VERSION
 from quantpress.progress import SILENT, Progress
 from quantpress.tiles import in_threads
 
-__all__ = ["ARCHITECTURES", "Architecture", "convert"]
+__all__ = ["ARCHITECTURES", "Architecture", "convert", "outline"]
 
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 """Type of the weights → `general.file_type`."""
@@ -80,6 +82,21 @@ def convert(
     with closing(_opened(checkpoint, remote, progress)) as folder:
         metadata, specs, sources = _prepared(folder, wanted, ignore, mmproj, progress)
         return _write(_writer(Path(out), metadata, specs, split_bytes), specs, sources, progress, folder.close)
+
+
+def outline(checkpoint: str | Path, out: str | Path, *, remote: bool = False) -> Path:
+    """Write the header of what `convert` would write in BF16, with a hole for the weights: to plan with, and its size.
+
+    Raises what `convert` raises before it reads any weights.
+    """
+    path = Path(out)
+    with closing(_opened(checkpoint, remote, SILENT)) as folder:
+        metadata, found, _ = _prepared(folder, TYPES["BF16"], (), False, SILENT)
+    specs = tuple(found)
+    with output_errors(path, 0), path.open("wb") as file:
+        file.write(encode_header(metadata, specs))
+        os.truncate(file.fileno(), layout(metadata, specs).file_bytes)
+    return path
 
 
 def _prepared(

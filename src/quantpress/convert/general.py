@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import gguf
 import numpy as np
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from quantpress.checkpoint import Checkpoint, Section
 from quantpress.errors import CheckpointError

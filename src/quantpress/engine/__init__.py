@@ -6,6 +6,7 @@ this process: the codec of libggml-base, which knows rows of numbers and no mode
 
 from quantpress.engine.build import about
 from quantpress.engine.client import Engine
-from quantpress.engine.messages import ModelInfo, Scores, Timing, Tokens
+from quantpress.engine.devices import Hardware, hardware
+from quantpress.engine.messages import ModelInfo, Scores, Tokens
 
-__all__ = ["Engine", "ModelInfo", "Scores", "Timing", "Tokens", "about"]
+__all__ = ["Engine", "Hardware", "ModelInfo", "Scores", "Tokens", "about", "hardware"]

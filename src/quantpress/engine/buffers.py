@@ -11,6 +11,8 @@ hundredths of a MiB, and of a simulated cache 0.00 as the buffer's size but the 
     llama_kv_cache:        CPU KV buffer size =     0.00 MiB
     llama_kv_cache: size =    0.94 MiB (   768 cells,   5 layers,  1/1 seqs), K (f16):    0.47 MiB, V (f16):    0.47 MiB
 
+Before that line stands, for each layer that the cache serves, `layer 17: dev = CPU`: so the sum is shared out to them.
+
 A log of another form is refused: a number that is missing would otherwise be a plan that does not fit.
 """
 
@@ -22,7 +24,8 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ __all__ = ["Buffers", "parse", "simulate"]
 _COMMAND = "from quantpress.engine.buffers import main; main()"
 _BUFFER = re.compile(r"(\w+) buffer size = +([0-9.]+) MiB$", re.MULTILINE)
 _CACHE = re.compile(r"(?<!buffer )size = +([0-9.]+) MiB(?: \(|$)", re.MULTILINE)
+_LAYER = re.compile(r"layer +([0-9]+): dev = ", re.MULTILINE)
 _UNUSED = re.compile(r"unused tensor \S+ \(size = ([0-9]+) bytes\) -- ignoring")
 _CACHE_KINDS = ("KV", "RS", "state")  # state: DeepSeek V4's compressors
 _ERROR, _CONTINUED = 4, 5
@@ -45,12 +49,17 @@ _NO_DEVICES = (ctypes.c_void_p * 1)(None)  # but the CPU, on any build: the numb
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """Bytes beside the weights, each log line's number rounded up; `unused` bytes of tensors that are not loaded."""
+    """Bytes beside the weights, each log line's number rounded up; `unused` bytes of tensors that are not loaded.
+
+    `layers` has of `cache` what each layer takes, those left out that have none: the layers of one cache (those with a
+    sliding window have one, the others another) get equal shares, rounded up.
+    """
 
     cache: int
     compute: int
     output: int
     unused: int
+    layers: Mapping[int, int] = field(default_factory=dict)
 
 
 def simulate(model: Path, *, context: int, cache_type: TensorType, outputs: int, name: Path) -> Buffers:
@@ -104,7 +113,19 @@ def parse(loading: str, making: str, *, caches: bool, name: Path) -> Buffers:
     if len(cached) < announced:
         raise _unreadable(name, f"{announced} buffers of caches and {len(cached)} sizes")
     unused = sum(map(int, _UNUSED.findall(loading)))
-    return Buffers(sum(cached), sum(sizes["compute"]), sum(sizes["output"]), unused)
+    return Buffers(sum(cached), sum(sizes["compute"]), sum(sizes["output"]), unused, _layers(making))
+
+
+def _layers(making: str) -> dict[int, int]:
+    """Bytes of each layer's cache: a cache's layers stand before its size."""
+    found: dict[int, int] = {}
+    start = 0
+    for sum_line in _CACHE.finditer(making):
+        layers = [int(number) for number in _LAYER.findall(making, start, sum_line.start())]
+        for layer in layers:
+            found[layer] = found.get(layer, 0) + ceil(_bytes(sum_line[1]) / len(layers))
+        start = sum_line.end()
+    return found
 
 
 def _bytes(mebibytes: str) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpress.cpu import default_threads, instruction_set
-from quantpress.engine.messages import ModelInfo, Scores, Settings, Timing, Tokens
+from quantpress.engine.messages import ModelInfo, Scores, Settings, Tokens
 from quantpress.engine.supervisor import Child
 
 __all__ = ["Engine"]
@@ -28,6 +28,10 @@ class Engine:
         cache_type: type of the KV cache, F16 (llama.cpp's default) or F32.
         vocab_only: load the tokenizer alone.
         resident: load the weights into memory of their own, where `assign` can change them.
+        layouts: what weights may be repacked to for the CPU, of `hardware().layouts`; by default they are as in the
+            file, which computes the same on more machines and gives what is measured for damage.
+        spinning: let threads that wait for others keep their cores, as llama.cpp's programs do: faster on an idle
+            machine, many times slower on a busy one.
 
     Every method raises EngineError, with llama.cpp's last log lines, if the child dies or refuses.
     """
@@ -42,10 +46,13 @@ class Engine:
         cache_type: str = "F16",
         vocab_only: bool = False,
         resident: bool = False,
+        layouts: tuple[str, ...] = (),
+        spinning: bool = False,
     ) -> None:
         instruction_set()  # a wrong QUANTPRESS_ISA is the user's error, not the child's
         threads = threads or default_threads()
-        self.child = Child(Settings(str(model), threads, sequences, gpu_layers, cache_type, vocab_only, resident))
+        load = Settings(str(model), threads, sequences, gpu_layers, cache_type, vocab_only, resident, layouts, spinning)
+        self.child = Child(load)
         try:
             self.info: ModelInfo = self._one("describe")
         except BaseException:
@@ -118,10 +125,9 @@ class Engine:
         """Text that the model writes: see `generate.sample`."""
         return self.child.ask("sample", tokens=tokens, length=length, seed=seed)
 
-    def timing(self, *, prompt: int = 512, generate: int = 128, repeats: int = 3, seed: int = 0) -> Timing:
-        """Prompt and generation speed: see `generate.timing`."""
-        found: Timing = self._one("timing", prompt=prompt, generate=generate, repeats=repeats, seed=seed)
-        return found
+    def timing(self, kind: str, tokens: int, *, repeats: int) -> Iterator[float]:
+        """Seconds of each run of a test of speed: see `timing.timing`."""
+        return self.child.ask("timing", kind=kind, tokens=tokens, repeats=repeats)
 
     def _one(self, op: str, **arguments: Any) -> Any:
         items = list(self.child.ask(op, **arguments))

@@ -1,19 +1,18 @@
-"""Text that the model writes itself, by llama.cpp's own sampler, and the speed at which it reads and writes."""
+"""Text that the model writes itself, by llama.cpp's own sampler."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-from quantpress.engine.messages import Timing, Tokens
+from quantpress.engine.messages import Tokens
 from quantpress.engine.session import Session
 from quantpress.errors import EngineError
 
-__all__ = ["sample", "timing"]
+__all__ = ["sample"]
 
 _PARALLEL = 32
 _CACHE_BYTES = 1 << 30
@@ -109,42 +108,6 @@ class _Texts:
         if more and self.begun > _PARALLEL and self.written < self.begun:
             raise EngineError(f"the model ends its texts at once: {self.written} tokens in {self.begun} texts")
         return more
-
-
-def timing(session: Session, prompt: int, generate: int, repeats: int, seed: int) -> Iterator[Timing]:
-    """Time a prompt of random tokens and single-token generation, each `repeats` times after a warm-up."""
-    length = max(prompt, generate + 1)
-    session.open(1, length)
-    draw = np.random.default_rng(seed)
-    _generate(session, draw, min(generate, 2))
-    _prompt(session, draw, min(prompt, 32))
-    yield Timing(
-        prompt,
-        generate,
-        tuple(_prompt(session, draw, prompt) for _ in range(repeats)),
-        tuple(_generate(session, draw, generate) for _ in range(repeats)),
-    )
-
-
-def _prompt(session: Session, draw: np.random.Generator, length: int) -> float:
-    llama.llama_memory_clear(llama.llama_get_memory(session.context), True)
-    tokens = draw.integers(session.n_vocab, size=length, dtype=np.int32)
-    places = np.arange(length, dtype=np.int32)
-    start = time.perf_counter()
-    session.decode(tokens, places, np.zeros_like(places), places == length - 1)
-    llama.llama_synchronize(session.context)
-    return time.perf_counter() - start
-
-
-def _generate(session: Session, draw: np.random.Generator, length: int) -> float:
-    llama.llama_memory_clear(llama.llama_get_memory(session.context), True)
-    zero, output = np.zeros(1, dtype=np.int32), np.ones(1, dtype=np.bool_)
-    start = time.perf_counter()
-    for place in range(length):
-        token = draw.integers(session.n_vocab, size=1, dtype=np.int32)
-        session.decode(token, np.array([place], dtype=np.int32), zero, output)
-        llama.llama_synchronize(session.context)
-    return time.perf_counter() - start
 
 
 def _first_token(session: Session) -> int:

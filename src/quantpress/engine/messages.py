@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ModelInfo", "Scores", "Settings", "Timing", "Tokens", "receive", "send"]
+__all__ = ["ModelInfo", "Scores", "Settings", "Tokens", "receive", "send"]
 
 _LENGTH = struct.Struct("<Q")
 
@@ -22,7 +22,10 @@ Tokens = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the child loads the model; `gpu_layers` as in llama.cpp (-1: all); `resident`: its weights can be written."""
+    """How the child loads the model; `gpu_layers` as in llama.cpp (-1: all); `resident`: its weights can be written.
+
+    `layouts`: what weights may be repacked to, of `devices.Hardware.layouts`; `spinning`: threads wait busily.
+    """
 
     model: str
     threads: int
@@ -31,11 +34,16 @@ class Settings:
     cache_type: str
     vocab_only: bool = False
     resident: bool = False
+    layouts: tuple[str, ...] = ()
+    spinning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the child knows of the model once it is loaded; token ids are -1 where there is none."""
+    """What the child knows of the model once it is loaded; token ids are -1 where there is none.
+
+    `repacked`: the layouts that some of its weights were repacked to.
+    """
 
     description: str
     vocab: int
@@ -45,16 +53,7 @@ class ModelInfo:
     eos: int
     add_bos: bool
     chat_template: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds of each repeat, as llama-bench counts: a prompt of `prompt` tokens, then `generate` single tokens."""
-
-    prompt: int
-    generate: int
-    prompt_seconds: tuple[float, ...]
-    generate_seconds: tuple[float, ...]
+    repacked: tuple[str, ...]
 
 
 class Scores(NamedTuple):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
+from quantpress.engine.devices import allow_layouts
 from quantpress.engine.messages import ModelInfo, Settings, Tokens
 from quantpress.errors import EngineError
 
@@ -29,12 +31,22 @@ Logits = NDArray[np.float32]
 _CACHE_TYPES = {"F32": 0, "F16": 1}
 _MAX_LOGIT_BYTES = 1 << 30
 _MICRO_BATCH = 512
+_BUFFER = re.compile(rb"(\S+) model buffer size =")
 
 
-@llama.llama_log_callback  # type: ignore[untyped-decorator]
-def _log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-    del level
-    os.write(2, text)
+class _Log:
+    """llama.cpp's log: passed on, with the names of the buffers that weights go to kept."""
+
+    def __init__(self) -> None:
+        self.buffers: set[str] = set()
+
+    def __call__(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        os.write(2, text)
+        self.buffers.update(name.decode() for name in _BUFFER.findall(text))
+
+
+_log = _Log()
+_log_callback = llama.llama_log_callback(_log)  # of the process: llama.cpp may call it after a session is gone
 
 
 class Session:
@@ -42,19 +54,22 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        llama.llama_log_set(_log, ctypes.c_void_p(0))
+        _log.buffers.clear()
+        llama.llama_log_set(_log_callback, ctypes.c_void_p(0))
         llama.llama_backend_init()
         parameters = llama.llama_model_default_params()
         parameters.n_gpu_layers = settings.gpu_layers
         parameters.vocab_only = settings.vocab_only
-        # The weights as they are in the file: repacked ones use AMX, which dies with SIGSEGV under some hypervisors.
-        parameters.use_extra_bufts = False
+        parameters.use_extra_bufts = bool(settings.layouts)
+        if settings.layouts:
+            allow_layouts(settings.layouts)
         if settings.resident:  # in memory of its own: maps of the file are read-only
             parameters.load_mode = llama.LLAMA_LOAD_MODE_NONE
             parameters.lazy_mode = llama.LLAMA_LAZY_MODE_OFF  # or embeddings of over 4 GiB are mapped in any mode
         self.model = llama.llama_model_load_from_file(os.fsencode(settings.model), parameters)
         if not self.model:
             raise EngineError("llama.cpp cannot load this model")
+        self.repacked = self._repacked()
         self.vocab = llama.llama_model_get_vocab(self.model)
         self.n_vocab = int(llama.llama_vocab_n_tokens(self.vocab))
         self.causal = _is_causal(self.model)
@@ -62,6 +77,12 @@ class Session:
         self._opened: tuple[int, int, int, Any] | None = None
         self._callback: Any = None
         self.refusal: str | None = None  # why nothing may be computed: weights that are half changed
+
+    def _repacked(self) -> tuple[str, ...]:
+        """The layouts that weights were repacked to. llama.cpp says so in its log only."""
+        if self.settings.layouts and not _log.buffers:
+            raise EngineError("llama.cpp's log: expected the buffers of the model, found none. Its form has changed")
+        return tuple(name for name in self.settings.layouts if name in _log.buffers)
 
     def open(self, sequences: int, length: int, callback: Any = None, *, batch: int | None = None) -> None:
         """An empty context of `sequences` windows of `length` tokens, decoded up to `batch` (default: all) at a time.
@@ -106,7 +127,9 @@ class Session:
     def check_predicts(self) -> None:
         """Raise EngineError for a model that embeds texts: its logits are zeros, which score like any others."""
         if not self.causal:
-            raise EngineError("this model embeds texts and predicts no tokens: there is nothing to sample or to score")
+            raise EngineError(
+                "this model embeds texts and predicts no tokens: there is nothing to sample, score or time"
+            )
 
     def batches(self, chunks: Tokens) -> Iterator[Tokens]:
         """The windows [n, length] in groups that are decoded together."""
@@ -181,6 +204,7 @@ def describe(session: Session) -> Iterator[ModelInfo]:
         eos=int(llama.llama_vocab_eos(session.vocab)),
         add_bos=bool(llama.llama_vocab_get_add_bos(session.vocab)),
         chat_template=template.decode(errors="replace") if template else None,
+        repacked=session.repacked,
     )
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from quantpress.children import python_command
 from quantpress.engine.messages import Settings, receive, send
-from quantpress.errors import EngineError, QuantpressError
+from quantpress.errors import CrashError, EngineError, QuantpressError
 
 __all__ = ["Child", "ending", "tail"]
 
@@ -38,7 +38,7 @@ class Child:
         try:
             with ExitStack() as undo:
                 self.log = undo.enter_context(tempfile.TemporaryFile(prefix="quantpress-engine-"))
-                self.process = _start(self.log)
+                self.process = _start(self.log, spinning=settings.spinning)
                 undo.callback(self.stop)
                 self._send(settings)
                 undo.pop_all()
@@ -106,22 +106,22 @@ class Child:
         """llama.cpp's refusals need its own words; other errors say all themselves."""
         return EngineError(f"{self.model}: {error}{self._tail()}") if isinstance(error, EngineError) else error
 
-    def _death(self) -> EngineError:
+    def _death(self) -> CrashError:
         try:
             how = ending(self.process.wait(_LAST_SECONDS))
         except subprocess.TimeoutExpired:
             self.process.kill()
             how = "closed its pipe without an answer"
-        return EngineError(f"{self.model}: llama.cpp's process {how}{self._tail()}")
+        return CrashError(f"{self.model}: llama.cpp's process {how}{self._tail()}")
 
     def _tail(self) -> str:
         self.log.seek(0)
         return tail(self.log.read().decode(errors="replace"))
 
 
-def _start(log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(log: IO[bytes], *, spinning: bool) -> subprocess.Popen[bytes]:
     # Spinning OpenMP threads make small models tens of times slower wherever another process wants a core.
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    environment = dict(os.environ) if spinning else {"OMP_WAIT_POLICY": "passive", **os.environ}
     pipe = subprocess.PIPE
     return subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True, env=environment)
 

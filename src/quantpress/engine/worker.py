@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from quantpress.engine.activations import activations
-from quantpress.engine.generate import sample, timing
+from quantpress.engine.generate import sample
 from quantpress.engine.messages import receive, send
 from quantpress.engine.resident import assign
 from quantpress.engine.scoring import record, score
 from quantpress.engine.session import Session, describe, detokenize, logits, tokenize
+from quantpress.engine.timing import timing
 from quantpress.errors import EngineError, QuantpressError
 
 OPS: dict[str, Callable[..., Iterator[Any]]] = {

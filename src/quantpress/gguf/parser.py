@@ -41,7 +41,7 @@ from quantpress.gguf.layout import (
 )
 from quantpress.gguf.values import DTYPES, STRUCTS, Metadata, Value, ValueType
 
-__all__ = ["ParsedFile", "Tensor", "parse"]
+__all__ = ["IncompleteError", "ParsedFile", "Tensor", "parse", "parse_start"]
 
 VERSIONS = (2, 3)  # they differ only in what 3 says about big-endian files
 KEY_BYTES = 8 + 1 + 4 + 1  # at least: length, key, type, value
@@ -49,6 +49,14 @@ INFO_BYTES = 8 + 1 + 4 + 4 + 8  # at least: length, name, dimensions, type, offs
 TRUNCATED = "The file is truncated or malformed"
 
 Bytes = mmap.mmap | bytes
+
+
+class IncompleteError(Exception):
+    """The header goes on after the bytes that are at hand: `needed` of the file's first ones, or more, are wanted."""
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        super().__init__(f"{needed:,} bytes or more are needed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +81,16 @@ class ParsedFile:
 
 def parse(path: Path, part: int = 0) -> ParsedFile:
     """Map and check one file, a whole model or one part of it; raises GGUFError for anything malformed."""
-    cursor = _Cursor(path, _mapped(path))
+    data = _mapped(path)
+    return parse_start(path, data, len(data), part)
+
+
+def parse_start(path: Path, data: Bytes, size: int, part: int = 0) -> ParsedFile:
+    """The same of a file of `size` bytes of which `data` are the first, 4 at least; those of the header are enough.
+
+    Raises IncompleteError where they are too few. `path` is the file's name for messages.
+    """
+    cursor = _Cursor(path, data, size)
     version = _version(cursor)
     tensor_count = cursor.count("number of tensors", MAX_TENSORS, INFO_BYTES)
     key_count = cursor.count("number of keys", MAX_KEYS, KEY_BYTES)
@@ -85,18 +102,20 @@ def parse(path: Path, part: int = 0) -> ParsedFile:
 
 
 class _Cursor:
-    """A position in the file that cannot pass its end."""
+    """A position in a file of `size` bytes that cannot pass its end, nor that of the `data` at hand."""
 
-    def __init__(self, path: Path, data: Bytes) -> None:
-        self.path, self.data, self.position = path, data, 0
+    def __init__(self, path: Path, data: Bytes, size: int) -> None:
+        self.path, self.data, self.size, self.position = path, data, size, 0
 
     def take(self, field: str, size: int) -> int:
         """Where the next `size` bytes start; the cursor passes them."""
-        start, left = self.position, len(self.data) - self.position
+        start, left = self.position, self.size - self.position
         if size > left:
             found = f"{left:,} before the end of the file"
             raise GGUFError(self.path, field, expected=f"{size:,} bytes", found=found, hint=TRUNCATED)
         self.position += size
+        if self.position > len(self.data):
+            raise IncompleteError(self.position)
         return start
 
     def number(self, field: str, kind: ValueType) -> Any:
@@ -113,7 +132,7 @@ class _Cursor:
 
     def check_room(self, field: str, count: int, item_bytes: int) -> None:
         """Raise GGUFError if `count` things of at least `item_bytes` bytes cannot be in the rest of the file."""
-        room = (len(self.data) - self.position) // item_bytes
+        room = (self.size - self.position) // item_bytes
         if count > room:
             expected = f"at most {room:,}, which is what the rest of the file can hold"
             raise GGUFError(self.path, field, expected=expected, found=f"{count:,}", hint=TRUNCATED)
@@ -264,8 +283,8 @@ def _placed(cursor: _Cursor, infos: list[tuple[TensorSpec, int]], alignment: int
         if claimed != offset - start:
             hint = "Tensors follow each other in order, each aligned, without gap or overlap"
             raise GGUFError(cursor.path, f"{field}: offset", expected=offset - start, found=claimed, hint=hint)
-        if offset + spec.nbytes > len(cursor.data):
-            expected, found = f"a file of {offset + spec.nbytes:,} bytes or more", f"{len(cursor.data):,}"
+        if offset + spec.nbytes > cursor.size:
+            expected, found = f"a file of {offset + spec.nbytes:,} bytes or more", f"{cursor.size:,}"
             raise GGUFError(cursor.path, f"{field}: data", expected=expected, found=found, hint=TRUNCATED)
         tensors.append(Tensor(spec.name, spec.shape, spec.type, offset, part))
     return tensors

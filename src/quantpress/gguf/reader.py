@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,7 @@ from quantpress.gguf.parser import ParsedFile, Tensor, parse
 from quantpress.gguf.split import SPLIT_COUNT, SPLIT_KEYS, SPLIT_NO, SPLIT_TENSORS, part_paths
 from quantpress.gguf.values import Metadata, ValueType
 
-__all__ = ["GGUF", "read"]
+__all__ = ["GGUF", "joined", "read"]
 
 
 class GGUF:
@@ -70,11 +71,19 @@ def read(path: str | Path) -> GGUF:
 
     Raises GGUFError for a file that is unreadable, malformed or hostile, and for parts that are missing or disagree.
     """
-    first = parse(Path(path))
+    return joined(Path(path), parse, Path.exists)
+
+
+def joined(path: Path, parse: Callable[[Path, int], ParsedFile], exists: Callable[[Path], bool]) -> GGUF:
+    """The same of files that may be elsewhere: `parse(path, part)` reads one, `exists(path)` tells whether it is there.
+
+    Raises what they raise, and GGUFError for parts that are missing or disagree.
+    """
+    first = parse(path, 0)
     count = _split_value(first, SPLIT_COUNT, ValueType.UINT16) if SPLIT_COUNT in first.metadata else 1
     if count <= 1:  # gguf-split --merge leaves a 0
         return GGUF([first])
-    paths = _part_paths(first, count)
+    paths = _part_paths(first, count, exists)
     files = [first, *(parse(part, no) for no, part in enumerate(paths[1:], 1))]
     _check_parts(files)
     return GGUF(files)
@@ -89,7 +98,7 @@ def _split_value(file: ParsedFile, key: str, kind: ValueType) -> int:
     return number
 
 
-def _part_paths(first: ParsedFile, count: int) -> tuple[Path, ...]:
+def _part_paths(first: ParsedFile, count: int, exists: Callable[[Path], bool]) -> tuple[Path, ...]:
     """The names of all the parts; the first must have its own."""
     number = _split_value(first, SPLIT_NO, ValueType.UINT16)
     if number != 0:
@@ -100,7 +109,7 @@ def _part_paths(first: ParsedFile, count: int) -> tuple[Path, ...]:
         raise GGUFError(first.path, "file name", expected=f"one that ends in {suffix}", found=first.path.name)
     paths = part_paths(first.path.with_name(f"{prefix}.gguf"), count)
     for no, path in enumerate(paths, 1):
-        if not path.exists():
+        if not exists(path):
             raise GGUFError(path, f"part {no} of {count}", expected="a file", found="none", hint="Download all parts")
     return paths
 

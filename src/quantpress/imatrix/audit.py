@@ -63,12 +63,14 @@ class Sparse:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Statistics by name; matrices that saw fewer than `min_tokens`; the model's weights that have no entry."""
+    """Tokens that each matrix saw and statistics, by name; matrices that saw too few; the model's bare weights."""
 
+    datasets: tuple[str, ...]
+    tokens: Mapping[str, tuple[int, ...]]
     statistics: Mapping[str, Statistics]
     sparse: tuple[Sparse, ...]
     min_tokens: int
-    missing: tuple[str, ...] | None  # None: no model was given
+    missing: tuple[str, ...] | None  # the weights that have no entry; None: no model was given
 
 
 def show(path: str | Path, *, model: str | Path | None = None, min_tokens: int = 512) -> Audit:
@@ -91,16 +93,17 @@ def audit(imatrix: Imatrix, model: gguf.GGUF | None = None, *, min_tokens: int =
     if model is not None:
         found = covered(imatrix, model)
         missing = tuple(name for name in (*_wanted(model), *_output(model)) if name not in found)
-    return Audit(statistics(imatrix), tuple(_sparse(imatrix, min_tokens)), min_tokens, missing)
+    tokens = {name: tuple(imatrix.tokens(name).tolist()) for name in imatrix.names}
+    return Audit(imatrix.datasets, tokens, statistics(imatrix), _sparse(tokens, min_tokens), min_tokens, missing)
 
 
-def _sparse(imatrix: Imatrix, min_tokens: int) -> list[Sparse]:
-    return [
-        Sparse(name, matrix, tokens)
-        for name in imatrix.names
-        for matrix, tokens in enumerate(imatrix.tokens(name).tolist())
-        if tokens < min_tokens
-    ]
+def _sparse(tokens: Mapping[str, tuple[int, ...]], min_tokens: int) -> tuple[Sparse, ...]:
+    return tuple(
+        Sparse(name, matrix, seen)
+        for name, matrices in tokens.items()
+        for matrix, seen in enumerate(matrices)
+        if seen < min_tokens
+    )
 
 
 def _wanted(model: gguf.GGUF) -> list[str]:

@@ -2,23 +2,25 @@
 
 Points without a divergence above 0 (the unquantized model) have no place on such an axis and would stretch the other:
 they are named in a note below and not drawn. A dotted line goes from each other file to the line of the automatic ones
-at the same size: the reader sees the gap, and no number stands there that was not measured.
+at the same size: the reader sees the gap, and no number stands there that was not measured. A file that is
+beaten by a smaller one is crossed out: there is no reason to take it but speed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantpress.errors import InputError
+from quantpress.plots.kinds import STYLES, Kind, draw_cross, draw_kinds, draw_marker
 from quantpress.plots.page import (
-    CARD,
     PAD,
     SOFT,
     cut,
@@ -27,6 +29,7 @@ from quantpress.plots.page import (
     heading,
     new_page,
     number,
+    overlay,
     printable,
     save,
     settings,
@@ -40,13 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Point", "frontier"]
 
-_STYLES = {  # colour, marker, name; colours of Okabe and Ito, safe for every colour vision, and shapes besides
-    "mix": ("#d55e00", "s", "stock mixes"),
-    "auto": ("#0072b2", "o", "automatic plans"),
-    "other": ("#6e7781", "D", "other files"),
-}
 _POWERS = {10**9: " (10⁹ bytes)", 10**6: " (10⁶ bytes)", 10**3: " (10³ bytes)"}
 _WIDTH, _HEIGHT = 860, 560
+_NEAR = 16  # a name no further from its point needs no line to it
 _AREA = (72, 92, 816, 488)  # left, top, right, bottom of the axes
 
 
@@ -58,33 +57,38 @@ class Point:
     bytes: int
     kld: float
     error: float
-    kind: Literal["mix", "auto", "other"]
+    kind: Kind
+    beaten: bool = False  # there is a file that is smaller and closer to the original
 
 
-def frontier(points: Sequence[Point], path: Path, *, title: str | None = None) -> Path:
+def frontier(points: Sequence[Point], path: Path, *, title: str | None = None, png: bool = False) -> Path:
     """Draw size against divergence and return `path`; raises OutputError, InputError without a point to draw.
 
+    `png`: draw it beside as PNG too.
     Points whose divergence is 0 or below, or not finite, are named in a note and not drawn.
     """
     drawn = [point for point in points if 0 < point.kld < math.inf]
     if not drawn:
         raise InputError(None, "points", expected="one with a divergence above 0", found=f"none in {len(points)}")
     with settings():
-        return save(_frontier_figure(points, drawn, title), path)
+        return save(_frontier_figure(points, drawn, title), path, png=png)
 
 
 def _frontier_figure(points: Sequence[Point], drawn: Sequence[Point], title: str | None) -> Figure:
     figure, page = new_page(_WIDTH, _HEIGHT)
     note = "lower and further left is better; bars are standard errors"
     heading(page, _WIDTH, title or "Size and divergence", "", note)
-    _draw_kinds(page, drawn)
+    crossed = next((point.kind for point in drawn if point.beaten), None)
+    draw_kinds(page, (point.kind for point in drawn), 74, line=True, crossed=crossed)
     axes, unit = _axes(figure, drawn)
     line = sorted((point for point in drawn if point.kind == "auto"), key=lambda point: point.bytes)
-    axes.plot([p.bytes / unit for p in line], [p.kld for p in line], color=_STYLES["auto"][0], lw=1.4, gid="auto-line")
+    axes.plot([p.bytes / unit for p in line], [p.kld for p in line], color=STYLES["auto"][0], lw=1.4, gid="auto-line")
     _draw_gaps(axes, drawn, line, unit)
     for i, point in enumerate(drawn):
         _draw_point(axes, point, unit, f"point-{i}-{point.name}")
-    _draw_names(page, axes, drawn, line, unit)
+        if point.beaten:
+            draw_cross(axes, point.bytes / unit, point.kld, point.kind, printable(f"beaten-{i}-{point.name}"))
+    _draw_names(overlay(figure), axes, drawn, line, unit)
     left_out = [f"{point.name} ({human_size(point.bytes)})" for point in points if point not in drawn]
     if left_out:
         note = cut(f"not drawn, as their divergence is not above 0: {', '.join(left_out)}", 8.5, _WIDTH - 2 * PAD)
@@ -126,53 +130,52 @@ def _draw_gaps(axes: Axes, points: Sequence[Point], line: Sequence[Point], unit:
     for point in points:
         if point.kind != "auto" and line and sizes[0] <= point.bytes <= sizes[-1]:
             ends = point.kld, math.exp(np.interp(point.bytes, sizes, logs))
-            axes.plot([point.bytes / unit] * 2, ends, color=_STYLES[point.kind][0], lw=1.1, ls=(0, (1, 2)), alpha=0.8)
+            axes.plot([point.bytes / unit] * 2, ends, color=STYLES[point.kind][0], lw=1.1, ls=(0, (1, 2)), alpha=0.8)
 
 
 def _draw_point(axes: Axes, point: Point, unit: int, gid: str) -> None:
     """A marker and its error bar, which ends at the lower edge where the error exceeds the value."""
-    colour, marker, _ = _STYLES[point.kind]
+    colour = STYLES[point.kind][0]
     x, low = point.bytes / unit, max(point.kld - point.error, axes.get_ylim()[0])
     if point.error > 0:
         axes.plot([x, x], [low, point.kld + point.error], color=colour, lw=1.1, marker="_", ms=5, mew=1.1)
-    inside = colour if point.kind == "auto" else CARD
-    axes.plot([x], [point.kld], ls="", marker=marker, ms=6, mfc=inside, mec=colour, mew=1.5, gid=printable(gid))
-
-
-def _draw_kinds(page: Axes, points: Sequence[Point]) -> None:
-    """The kinds that there are, in a line above the axes."""
-    kinds = {point.kind for point in points}
-    styles = [_STYLES[kind] for kind in _STYLES if kind in kinds]
-    x = PAD + 6.0
-    for colour, marker, name in dict.fromkeys(styles):
-        if marker == "o":
-            draw_line(page, (x - 6, x + 6), (74, 74), colour)
-        inside = colour if marker == "o" else CARD
-        page.plot([x], [74], ls="", marker=marker, ms=6, mfc=inside, mec=colour, mew=1.5)
-        draw_text(page, x + 11, 74, name, 9.5)
-        x += 11 + text_width(name, 9.5) + 24
+    draw_marker(axes, x, point.kld, point.kind, printable(gid))
 
 
 _Box = tuple[float, float, float, float]
 
 
 def _draw_names(page: Axes, axes: Axes, points: Sequence[Point], line: Sequence[Point], unit: int) -> None:
-    """Names beside the points, each where it covers least: greedy, from left to right."""
-    spots = {id(p): _spot(axes, p, unit) for p in points}
-    curve = [spots[id(p)] for p in line]
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots.values()]
-    taken += _dots(curve)
-    for point in sorted(points, key=lambda p: (p.bytes, p.kld, p.name)):
-        x, y = spots[id(point)]
-        name = cut(point.name, 8.5, 190)
-        _, where, box = min(_candidates(x, y, text_width(name, 8.5), taken, below=point.kind == "auto"))
-        taken.append(box)
+    """Names beside the points, with a line to each that is further away."""
+    spots = {p: _spot(axes, p, unit) for p in points}
+    for point, (where, box) in _placed(spots, _dots([spots[p] for p in line])).items():
         centre = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        if where > 16:
+        if where > _NEAR:
+            x, y = spots[point]
             end = _nearest(box, x, y)
             draw_line(page, (x, end[0]), (y, end[1]), "#afb8c1", 0.7)
-            taken += _dots([(x, y), end])
-        draw_text(page, *centre, name, 8.5, _STYLES[point.kind][0], align="center", gid=f"name-{point.name}")
+        colour = SOFT if point.beaten else STYLES[point.kind][0]
+        draw_text(page, *centre, _short(point), 8.5, colour, align="center", gid=f"name-{point.name}")
+
+
+def _placed(spots: Mapping[Point, tuple[float, float]], curve: Sequence[_Box]) -> dict[Point, tuple[float, _Box]]:
+    """Each name where it covers least, from left to right, and again with all the others in their places."""
+    fixed = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots.values()] + list(curve)
+    placed: dict[Point, tuple[float, _Box]] = {}
+    covers: dict[Point, list[_Box]] = {}  # a name and the line to it
+    for point in 3 * sorted(spots, key=lambda p: (p.bytes, p.kld, p.name)):
+        x, y = spots[point]
+        taken = fixed + [box for other, boxes in covers.items() if other != point for box in boxes]
+        rivals = [spot for other, spot in spots.items() if other != point]
+        width, below = text_width(_short(point), 8.5), point.kind == "auto"
+        _, where, box = min(_candidates(x, y, width, taken, rivals, below=below))
+        placed[point] = where, box
+        covers[point] = [box, *(_dots([(x, y), _nearest(box, x, y)]) if where > _NEAR else [])]
+    return placed
+
+
+def _short(point: Point) -> str:
+    return cut(point.name, 8.5, 190)
 
 
 def _spot(axes: Axes, point: Point, unit: int) -> tuple[float, float]:
@@ -197,11 +200,18 @@ def _nearest(box: _Box, x: float, y: float) -> tuple[float, float]:
 
 
 def _candidates(
-    x: float, y: float, width: float, taken: Sequence[_Box], *, below: bool
+    x: float,
+    y: float,
+    width: float,
+    taken: Sequence[_Box],
+    rivals: Sequence[tuple[float, float]],
+    *,
+    below: bool,
 ) -> Iterator[tuple[float, float, _Box]]:
-    """Boxes around a point with what is wrong with each: cost, distance, box."""
+    """Boxes around a point with what is wrong with each: cost, distance, box; `rivals` are the other points."""
+    others = np.array(taken)
     for distance in (11, 20, 31, 44, 60):
-        for rank, turn in enumerate((40, 75, 10, 110, -20, 150, 180, -60)):
+        for rank, turn in enumerate((40, 75, 10, 110, -20, 150, 180, -60, -100, -140)):
             angle = math.radians(turn + 180 if below else turn)
             cx = x + math.cos(angle) * distance + max(-0.5, min(0.5, math.cos(angle))) * width
             cy = y - math.sin(angle) * distance
@@ -210,11 +220,20 @@ def _candidates(
             out = (
                 max(0, left + 2 - box[0]) + max(0, box[2] - right - 20) + max(0, top - box[1]) + max(0, box[3] - bottom)
             )
-            leader = _dots([(x, y), _nearest(box, x, y)])[2:-1] if distance > 16 else []
-            crossed = sum(_overlap(dot, other) for dot in leader for other in taken)
-            cost = 100 * out + sum(_overlap(box, other) for other in taken) + crossed + 0.8 * distance + 2.0 * rank
-            yield cost, distance, box
+            leader = _dots([(x, y), _nearest(box, x, y)])[2:-1] if distance > _NEAR else []
+            crossed = 4 * sum(_covered(dot, others) for dot in leader)
+            unclear = 80 if distance <= _NEAR and _whose(box, x, y, rivals) else 0
+            yield 100 * out + _covered(box, others) + crossed + unclear + 0.8 * distance + 2.0 * rank, distance, box
 
 
-def _overlap(a: _Box, b: _Box) -> float:
-    return max(0, min(a[2], b[2]) - max(a[0], b[0]) + 2) * max(0, min(a[3], b[3]) - max(a[1], b[1]) + 1)
+def _whose(box: _Box, x: float, y: float, rivals: Sequence[tuple[float, float]]) -> bool:
+    """Whether a name in this place seems to be that of another point."""
+    distances = [math.dist(_nearest(box, *spot), spot) for spot in [(x, y), *rivals]]
+    return any(distance < distances[0] + 3 for distance in distances[1:])
+
+
+def _covered(box: _Box, others: NDArray[np.float64]) -> float:
+    """The area that a box, with a margin, covers of others (n × left, top, right, bottom)."""
+    width = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0]) + 2
+    height = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1]) + 1
+    return float((width.clip(0) * height.clip(0)).sum())

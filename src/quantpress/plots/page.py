@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from quantpress.files import write_text
+from quantpress.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD", "INK", "PAD", "RULE", "SOFT", "cut", "draw_box", "draw_line", "draw_text", "heading",
-    "new_page", "number", "printable", "save", "settings", "text_width",
+    "new_page", "number", "overlay", "printable", "save", "settings", "text_width",
 ]  # fmt: skip
 
 INK, SOFT, RULE, CARD = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
@@ -33,11 +33,18 @@ def new_page(width: float, height: float) -> tuple[Figure, Axes]:
     from matplotlib.patches import FancyBboxPatch
 
     figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
-    page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
-    page.set_axis_off()
+    page = overlay(figure)
     style = "round,pad=0,rounding_size=8"
     page.add_patch(FancyBboxPatch((1, 1), width - 2, height - 2, boxstyle=style, fc=CARD, ec=RULE, lw=1, gid="card"))
     return figure, page
+
+
+def overlay(figure: Figure) -> Axes:
+    """Axes over all of a figure in points, above what was added to it before."""
+    width, height = figure.get_size_inches() * 72
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), facecolor="none")
+    axes.set_axis_off()
+    return axes
 
 
 def heading(page: Axes, width: float, title: str, facts: str, note: str) -> None:
@@ -127,9 +134,15 @@ def settings() -> Iterator[None]:
             yield
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure whole or not at all."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    write_text(path, buffer.getvalue())
+def save(figure: Figure, path: Path, *, png: bool) -> Path:
+    """Write a figure as SVG, whole or not at all; `png`: beside it as PNG of the same name, two dots a point."""
+    formats: list[tuple[Path, dict[str, Any]]] = [
+        (path, {"format": "svg", "metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))})
+    ]
+    if png:
+        formats.append((path.with_suffix(".png"), {"format": "png", "dpi": 144, "metadata": {"Software": None}}))
+    for file, how in formats:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, **how)
+        write_bytes(file, buffer.getvalue())
     return path

@@ -8,10 +8,8 @@ make two plans incomparable. Where names of types do not fit, equal neighbours a
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +19,7 @@ import numpy as np
 
 from quantpress.errors import InputError
 from quantpress.formats import TYPES, TensorType
+from quantpress.plots.grid import Grid, Row, draw_layers, draw_role, place
 from quantpress.plots.page import (
     INK,
     PAD,
@@ -45,182 +44,100 @@ if TYPE_CHECKING:
     from quantpress.gguf import GGUF
     from quantpress.plan import Plan
 
-__all__ = ["plan_map", "role_and_layer"]
+__all__ = ["plan_map"]
 
 _BITS, _STEPS = (1.5, 2, 3, 4, 5, 6, 8, 16), (0, 0.1, 0.26, 0.44, 0.61, 0.76, 0.91, 1)  # and their places in the map
-_EMPTY = "#f3f4f6"  # a layer without this tensor
 
-_LAYER = re.compile(r"((?:[^.]+\.)*?)(?:blk\.)?(\d+)\.(.+)")
-_ATTENTION = "attn_qkv attn_q attn_k attn_v attn_gate attn_output attn".split()
-_STEMS = (*_ATTENTION, *"ssm shortconv time_mix channel_mix ffn_gate ffn_up ffn_down ffn".split())
+_Grid = Grid[tuple[str, TensorType]]  # name and type
+_Row = Row[tuple[str, TensorType]]
 
 
-def role_and_layer(name: str) -> tuple[str, int | None]:
-    """`blk.7.attn_q.weight` → (`attn_q`, 7); `token_embd.weight` → (`token_embd`, None); `enc.blk.0.…` keeps `enc.`."""
-    found = _LAYER.fullmatch(name)
-    role, layer = (found[1] + found[3], int(found[2])) if found else (name, None)
-    return role.removesuffix(".weight"), layer
-
-
-def plan_map(plan: Plan, path: Path, *, title: str | None = None, model: GGUF | None = None) -> Path:
+def plan_map(plan: Plan, path: Path, *, title: str | None = None, model: GGUF | None = None, png: bool = False) -> Path:
     """Draw which type each matrix of a plan has and return `path`; raises OutputError, InputError for an empty plan.
 
     `title` stands in place of the model's name and recipe. `model` is the model that was planned, for the shares of
-    the bytes: a plan knows no shapes, so without it there are no bars.
+    the bytes: a plan knows no shapes, so without it there are no bars. `png`: draw it beside as PNG too.
     """
     if not plan.tensors:
         raise InputError(None, "plan", expected="tensors to draw", found="none")
     with settings():
-        return save(_plan_figure(plan, title, model), path)
+        return save(_plan_figure(plan, title, model), path, png=png)
 
 
 def _plan_figure(plan: Plan, title: str | None, model: GGUF | None) -> Figure:
-    grid = _Grid.of(plan, model)
-    figure, page = new_page(grid.width, grid.height)
+    types = {name: TYPES[plan.tensors[name]] for name in plan.matrices or plan.tensors}
+    used = sorted(set(types.values()), key=lambda used: (used.bits_per_weight, used.name))
+    grid = place({name: (name, type) for name, type in types.items()}, beside=128 if model else 0)
+    shares = _shares(plan, model, grid) if model else {}
+    figure, page = new_page(grid.width, grid.bottom + 46 + _legend_lines(used, grid.width) * 20 + 30)
     size = f"{human_size(plan.bytes)} · {plan.bits_per_weight:.2f} bits a weight"
-    heading(page, grid.width, title or f"{plan.model} · {plan.recipe}", size, grid.note(plan))
+    heading(page, grid.width, title or f"{plan.model} · {plan.recipe}", size, _note(plan, types))
     for row in grid.rows:
-        _draw_row(page, grid, row)
-    _draw_layers(page, grid)
-    _draw_legend(page, grid)
+        draw_role(page, grid, row)
+        _draw_types(page, grid, row, joins=_joins(grid, used))
+        if shares:
+            _draw_share(page, grid, row, shares)
+    if shares:
+        draw_text(page, grid.right + 14, grid.top - 12, "share of bytes", 8.5, SOFT)
+    draw_layers(page, grid)
+    _draw_legend(page, grid, used)
     return figure
 
 
-_Cells = dict[int | None, tuple[str, TensorType]]  # layer to tensor and type
+def _note(plan: Plan, drawn: Mapping[str, TensorType]) -> str:
+    """What the cells are, and what is not among them."""
+    rest = Counter(plan.tensors.values()) - Counter(type.name for type in drawn.values())
+    kinds = ", ".join(f"{count:,} × {type}" for type, count in rest.most_common())
+    tensors = "a tensor" if len(drawn) == 1 else f"{len(drawn):,} tensors"
+    return f"{tensors} by role and layer" + (f"; not drawn, as they are never quantized: {kinds}" if kinds else "")
 
 
-@dataclass(frozen=True)
-class _Row:
-    role: str
-    y: float
-    cells: _Cells
-    share: float | None  # of the bytes of all tensors
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Where everything of a plan map goes."""
-
-    rows: list[_Row]
-    layers: list[int]  # those that there are, in order
-    left: float
-    top: float
-    cell: float  # width
-    step: float  # from row to row
-    width: float
-    bottom: float
-    height: float
-    used: list[TensorType] = field(default_factory=list)  # by bits
-
-    @classmethod
-    def of(cls, plan: Plan, model: GGUF | None) -> _Grid:
-        cells: dict[str, _Cells] = {}
-        names = plan.matrices or tuple(plan.tensors)
-        for name in names:
-            role, layer = role_and_layer(name)
-            cells.setdefault(role, {})[layer] = (name, TYPES[plan.tensors[name]])
-        layers = sorted({layer for row in cells.values() for layer in row if layer is not None})
-        left = PAD + max(text_width(role, 10) for role in cells) + 10
-        right = PAD + (128 if model else 0)
-        cell = min(104.0, (860 - left - right) / max(1, len(layers)))
-        step = 27 if cell >= 48 else 33
-        rows = list(_rows(plan, model, cells, step))
-        width = max(560.0, left + right + cell * max(1, len(layers)))
-        bottom = rows[-1].y + step
-        types = {TYPES[plan.tensors[name]] for name in names}
-        used = sorted(types, key=lambda used: (used.bits_per_weight, used.name))
-        height = bottom + 46 + _legend_lines(used, width) * 20 + 30
-        return cls(rows, layers, left, rows[0].y, cell, step, width, bottom, height, used)
-
-    @property
-    def joins(self) -> bool:
-        """Whether equal neighbours are one block with one name, as the names do not fit in the cells."""
-        return any(text_width(type.name, 9) + 6 > self.cell for type in self.used)
-
-    @property
-    def right(self) -> float:
-        """Where the cells end."""
-        return self.left + self.cell * max(1, len(self.layers))
-
-    def note(self, plan: Plan) -> str:
-        """What the cells are, and what is not among them."""
-        drawn = sum(len(row.cells) for row in self.rows)
-        rest = Counter(plan.tensors.values()) - Counter(
-            type.name for row in self.rows for _, type in row.cells.values()
-        )
-        kinds = ", ".join(f"{count:,} × {type}" for type, count in rest.most_common())
-        tensors = "a tensor" if drawn == 1 else f"{drawn:,} tensors"
-        return f"{tensors} by role and layer" + (f"; not drawn, as they are never quantized: {kinds}" if kinds else "")
-
-
-def _rows(plan: Plan, model: GGUF | None, cells: dict[str, _Cells], step: float) -> Iterator[_Row]:
-    """The rows from top to bottom; a gap parts tensors outside of layers from the others."""
-    y, outside = 94.0, True
-    for role in sorted(cells, key=lambda role: _place(role, inside=None not in cells[role])):
-        if outside and None not in cells[role]:
-            y, outside = y + (10 if y > 94 else 0), False
-        share = None
-        if model is not None:
-            share = sum(_nbytes(model, name, type) for name, type in cells[role].values()) / plan.tensor_bytes
-        yield _Row(role, y, cells[role], share)
-        y += step
+def _shares(plan: Plan, model: GGUF, grid: _Grid) -> dict[str, float]:
+    """Of the bytes of all tensors, by role."""
+    return {
+        row.role: sum(_nbytes(model, name, type) for name, type in row.cells.values()) / plan.tensor_bytes
+        for row in grid.rows
+    }
 
 
 def _nbytes(model: GGUF, name: str, type: TensorType) -> int:
     return model.tensors[name].weights // type.block * type.bytes
 
 
-def _place(role: str, *, inside: bool) -> tuple[object, ...]:
-    """Sort key of a role: embeddings, output, then attention, feed-forward, shared experts, experts."""
-    if not inside:
-        order = (role != "token_embd", "embd" not in role, not role.startswith("output"))
-        return (False, *order, role)
-    prefix, _, last = role.rpartition(".")
-    stem = next((i for i, stem in enumerate(_STEMS) if last.startswith(stem)), len(_STEMS))
-    experts = ("exps" in last) * 2 + ("shexp" in last) if last.startswith("ffn") else 0
-    other = stem == len(_STEMS)
-    return (True, prefix if other else "", other, last.startswith("ffn"), experts, stem, role)
+def _joins(grid: _Grid, used: Sequence[TensorType]) -> bool:
+    """Whether equal neighbours are one block with one name, as the names do not fit in the cells."""
+    return any(text_width(type.name, 9) + 6 > grid.cell for type in used)
 
 
-def _draw_row(page: Axes, grid: _Grid, row: _Row) -> None:
-    middle = row.y + (grid.step - 3) / 2
-    draw_text(page, grid.left - 10, middle, row.role, 10, align="right")
-    if None not in row.cells:
-        for column in (i for i, layer in enumerate(grid.layers) if layer not in row.cells):
-            _cell(page, grid, column, row.y, _EMPTY)
+def _draw_types(page: Axes, grid: _Grid, row: _Row, *, joins: bool) -> None:
     for layer, (name, type) in row.cells.items():
-        column = 0 if layer is None else grid.layers.index(layer)
-        joined = grid.joins and layer is not None and _type_at(grid, row, column + 1) is type
-        _cell(
-            page, grid, column, row.y, _colour(type.bits_per_weight), f"cell-{name}", wide=layer is None, joined=joined
-        )
-    for x, type, turned in _labels(grid, row):
+        follows = layer is not None and _type_at(grid, row, grid.layers.index(layer) + 1) is type
+        x, width = grid.span(layer, joined=joins and follows)
+        draw_box(page, x, row.y, width, row.height, _colour(type.bits_per_weight), gid=f"cell-{name}")
+    for x, type, turned in _labels(grid, row, joins=joins):
         size = 7.0 if turned else min(9.5, 7.5 + grid.cell / 50)
-        draw_text(page, x, middle, type.name, size, _on(type), align="center", turned=turned)
-    if row.share is not None:
-        _draw_share(page, grid, row, middle)
+        draw_text(page, x, row.middle, type.name, size, _on(type), align="center", turned=turned)
 
 
-def _draw_share(page: Axes, grid: _Grid, row: _Row, middle: float) -> None:
-    most = max(other.share or 0 for other in grid.rows)
-    share = row.share or 0
-    x, length = grid.right + 14, 70 * share / most
-    draw_box(page, x, middle - 3.5, max(length, 0.8), 7, "#8c959f", gid=f"share-{row.role}")
-    draw_text(page, x + length + 5, middle, f"{100 * share:.1f} %", 8.5, SOFT)
+def _draw_share(page: Axes, grid: _Grid, row: _Row, shares: Mapping[str, float]) -> None:
+    share = shares[row.role]
+    x, length = grid.right + 14, 70 * share / max(shares.values())
+    draw_box(page, x, row.middle - 3.5, max(length, 0.8), 7, "#8c959f", gid=f"share-{row.role}")
+    draw_text(page, x + length + 5, row.middle, f"{100 * share:.1f} %", 8.5, SOFT)
 
 
-def _labels(grid: _Grid, row: _Row) -> Iterator[tuple[float, TensorType, bool]]:
+def _labels(grid: _Grid, row: _Row, *, joins: bool) -> Iterator[tuple[float, TensorType, bool]]:
     """Where names of types fit: in each cell, else once in a run of equal cells, upright or turned; x, type, turned."""
     if None in row.cells:
-        yield grid.left + _outside(grid) / 2, row.cells[None][1], False
+        yield grid.left + grid.outside / 2, row.cells[None][1], False
         return
     columns = range(len(grid.layers))
     for type, run in groupby(columns, key=lambda column: _type_at(grid, row, column)):
         cells = list(run)
-        for start, count in [(cells[0], len(cells))] if grid.joins else [(column, 1) for column in cells]:
+        for start, count in [(cells[0], len(cells))] if joins else [(column, 1) for column in cells]:
             room = grid.cell * count
             turned = room < text_width(type.name, 9) + 6 if type else False
-            if type and (not turned or (grid.cell >= 11 and grid.step - 4 >= text_width(type.name, 7))):
+            if type and (not turned or (grid.cell >= 11 and row.height - 1 >= text_width(type.name, 7))):
                 yield grid.left + grid.cell * start + room / 2, type, turned
 
 
@@ -228,34 +145,6 @@ def _type_at(grid: _Grid, row: _Row, column: int) -> TensorType | None:
     """The type of a column's cell, None where the layer has none."""
     layer = grid.layers[column] if column < len(grid.layers) else None
     return row.cells[layer][1] if layer in row.cells else None
-
-
-def _outside(grid: _Grid) -> float:
-    """Width of the cell of a tensor outside of layers: its name always fits."""
-    return max(grid.cell, 58)
-
-
-def _cell(
-    page: Axes, grid: _Grid, column: int, y: float, colour: str, gid: str | None = None, *, wide: bool = False,
-    joined: bool = False,
-) -> None:  # fmt: skip
-    gap = -0.4 if joined else min(2.0, grid.cell * 0.12)  # blocks overlap: no seam shows
-    width = _outside(grid) if wide else grid.cell
-    draw_box(page, grid.left + column * grid.cell, y, width - gap, grid.step - 3, colour, gid=gid)
-
-
-def _draw_layers(page: Axes, grid: _Grid) -> None:
-    """Numbers below the columns, as many as are readable, and what the bars are."""
-    if grid.rows[0].share is not None:
-        draw_text(page, grid.right + 14, grid.top - 12, "share of bytes", 8.5, SOFT)
-    if not grid.layers:
-        return
-    every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 1000, 10**9) if grid.cell * n >= 18)
-    for column, layer in enumerate(grid.layers):
-        if layer % every == 0:
-            x = grid.left + (column + 0.5) * grid.cell
-            draw_text(page, x, grid.bottom + 8, str(layer), 8.5, SOFT, align="center", gid=f"layer-{layer}")
-    draw_text(page, grid.left - 10, grid.bottom + 8, "layer", 8.5, SOFT, align="right")
 
 
 def _legend_places(used: Sequence[TensorType], width: float) -> Iterator[tuple[float, int, TensorType, str]]:
@@ -273,15 +162,15 @@ def _legend_lines(used: Sequence[TensorType], width: float) -> int:
     return 1 + max(line for _, line, *_ in _legend_places(used, width))
 
 
-def _draw_legend(page: Axes, grid: _Grid) -> None:
+def _draw_legend(page: Axes, grid: _Grid, used: Sequence[TensorType]) -> None:
     """The types of the plan with their bits a weight, and the scale that all plans share."""
     y = grid.bottom + 40
     draw_line(page, (PAD, grid.width - PAD), (y - 14, y - 14), RULE)
     draw_text(page, PAD, y, "types", 8.5, SOFT)
-    for x, line, type, text in _legend_places(grid.used, grid.width):
+    for x, line, type, text in _legend_places(used, grid.width):
         draw_box(page, x, y + 20 * line - 5.5, 11, 11, _colour(type.bits_per_weight), gid=f"type-{type.name}")
         draw_text(page, x + 16, y + 20 * line, text, 9, INK)
-    y += 20 * _legend_lines(grid.used, grid.width) + 6
+    y += 20 * _legend_lines(used, grid.width) + 6
     draw_text(page, PAD, y, "scale", 8.5, SOFT)
     for step, bits in enumerate(_BITS):
         x = PAD + 36 + 42 * step
