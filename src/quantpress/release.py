@@ -50,11 +50,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CARD_VARIANTS", "release"]
 
-# The release card's list, the mixed-precision card's recipe, and better files at the sizes that people take most.
+# The release card's list, and the mixed-precision card's recipe. Automatic plans take minutes each: they are asked for.
 CARD_VARIANTS = tuple(
     "BF16 Q8_0 Q6_K_L Q6_K Q5_K_L Q5_K_M Q5_K_S Q4_K_L Q4_1 Q4_K_M Q3_K_XL Q4_K_S Q4_0 IQ4_NL IQ4_XS Q3_K_L Q3_K_M "
-    "IQ3_M Q3_K_S Q2_K_L IQ3_XS Q2_K IQ3_XXS IQ2_M MP "
-    "auto:like:Q4_K_M auto:like:Q3_K_M".split()
+    "IQ3_M Q3_K_S Q2_K_L IQ3_XS Q2_K IQ3_XXS IQ2_M MP".split()
 )
 
 _TEXTS = ("calibration", "evaluation")
