@@ -16,7 +16,6 @@ subtraction (`weight_budget`), and a test compares them between mixes.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from pathlib import Path
 from quantpress import gguf
 from quantpress.engine.buffers import Buffers, simulate
 from quantpress.errors import PlanError
-from quantpress.files import output_errors
 from quantpress.formats import TYPES, TensorType, tensor_type
 from quantpress.gguf import GGUF, Metadata, TensorSpec
 from quantpress.gguf.layout import encode_header
@@ -79,8 +77,9 @@ def footprint(
     if not isinstance(model, GGUF):
         with gguf.read(model) as source:
             return footprint(source, types, context=context, cache_type=cache_type, outputs=outputs)
-    found = buffers(model, types, context=context, cache_type=cache_type, outputs=outputs)
-    layout = gguf.layout(model.metadata, _specs(model, types or {}))
+    specs = _specs(model, types or {})
+    found = _simulated(model, specs, context, cache_type, outputs)
+    layout = gguf.layout(model.metadata, specs)
     weights = layout.file_bytes - layout.header_bytes - found.unused
     return Footprint(weights, found.cache, found.compute, found.output, context, cache_type.upper())
 
@@ -89,12 +88,7 @@ def buffers(
     model: GGUF, types: Mapping[str, str] | None = None, *, context: int, cache_type: str = "F16", outputs: int = 0
 ) -> Buffers:
     """What it takes beside the weights, the cache by layers too; arguments and errors are those of `footprint`."""
-    kind = _cache_type(cache_type)
-    if not 1 <= context <= _MOST_TOKENS:
-        raise PlanError(None, "context", expected=f"1 to {_MOST_TOKENS:,} tokens", found=f"{context:,}")
-    if outputs < 0:
-        raise PlanError(None, "outputs", expected="0 for all, or more", found=outputs)
-    return _simulated(model, _specs(model, types or {}), context, kind, outputs)
+    return _simulated(model, _specs(model, types or {}), context, cache_type, outputs)
 
 
 def weight_budget(
@@ -153,15 +147,14 @@ def _specs(model: GGUF, types: Mapping[str, str]) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _simulated(
-    model: GGUF, specs: tuple[TensorSpec, ...], context: int, cache_type: TensorType, outputs: int
-) -> Buffers:
+def _simulated(model: GGUF, specs: tuple[TensorSpec, ...], context: int, cache_type: str, outputs: int) -> Buffers:
     """llama.cpp's numbers, from a file with the header of `specs` and a hole for their data, which is never read."""
-    header = encode_header(model.metadata, specs)
-    size = gguf.layout(model.metadata, specs).file_bytes
+    kind = _cache_type(cache_type)
+    if not 1 <= context <= _MOST_TOKENS:
+        raise PlanError(None, "context", expected=f"1 to {_MOST_TOKENS:,} tokens", found=f"{context:,}")
+    if outputs < 0:
+        raise PlanError(None, "outputs", expected="0 for all, or more", found=outputs)
     with tempfile.TemporaryDirectory(prefix="quantpress-memory-") as folder:
         path = Path(folder) / "header.gguf"
-        with output_errors(path, size), path.open("wb") as file:
-            file.write(header)
-            os.truncate(file.fileno(), size)
-        return simulate(path, context=context, cache_type=cache_type, outputs=outputs, name=model.path)
+        gguf.outline(path, model.metadata, specs)
+        return simulate(path, context=context, cache_type=kind, outputs=outputs, name=model.path)

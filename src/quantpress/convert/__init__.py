@@ -5,7 +5,6 @@ Every file of the checkpoint is looked at before anything is written; then each 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -23,10 +22,10 @@ from quantpress.convert.general import general
 from quantpress.convert.sources import Bytes, Source
 from quantpress.cpu import default_threads
 from quantpress.errors import CheckpointError, InputError, PlanError
-from quantpress.files import make_folder, output_errors
+from quantpress.files import make_folder
 from quantpress.formats import TYPES, TensorType
-from quantpress.gguf import Metadata, TensorSpec, Value, Writer, layout
-from quantpress.gguf.layout import encode_header
+from quantpress.gguf import Metadata, TensorSpec, Value, Writer
+from quantpress.gguf import outline as write_outline
 from quantpress.metadata import QUANTIZATION_VERSION
 from quantpress.progress import SILENT, Progress
 from quantpress.tiles import in_threads
@@ -91,11 +90,8 @@ def outline(checkpoint: str | Path, out: str | Path, *, remote: bool = False) ->
     """
     path = Path(out)
     with closing(_opened(checkpoint, remote, SILENT)) as folder:
-        metadata, found, _ = _prepared(folder, TYPES["BF16"], (), False, SILENT)
-    specs = tuple(found)
-    with output_errors(path, 0), path.open("wb") as file:
-        file.write(encode_header(metadata, specs))
-        os.truncate(file.fileno(), layout(metadata, specs).file_bytes)
+        metadata, specs, _ = _prepared(folder, TYPES["BF16"], (), False, SILENT)
+    write_outline(path, metadata, specs)
     return path
 
 

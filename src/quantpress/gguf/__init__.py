@@ -5,7 +5,7 @@ from quantpress.gguf.parser import Tensor
 from quantpress.gguf.reader import GGUF, read
 from quantpress.gguf.split import Part, part_paths, split_plan
 from quantpress.gguf.values import Metadata, Value, ValueType
-from quantpress.gguf.writer import Writer
+from quantpress.gguf.writer import Writer, outline
 
 __all__ = [
     "GGUF",
@@ -18,6 +18,7 @@ __all__ = [
     "ValueType",
     "Writer",
     "layout",
+    "outline",
     "part_paths",
     "read",
     "split_plan",

@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 from quantpress.errors import DiskFullError, OutputError
 from quantpress.files import output_errors
-from quantpress.gguf.layout import TensorSpec, encode_header
+from quantpress.gguf.layout import TensorSpec, encode_header, layout
 from quantpress.gguf.split import part_paths, split_plan
 from quantpress.gguf.values import Metadata
 
-__all__ = ["Writer"]
+__all__ = ["Writer", "outline"]
 
 
 class Writer:
@@ -166,6 +166,18 @@ class Writer:
     def _os_errors(self, path: Path) -> contextlib.AbstractContextManager[None]:
         """Turn the system's errors into ours."""
         return output_errors(path, sum(self.sizes), self._free)
+
+
+def outline(path: Path, metadata: Metadata, tensors: Iterable[TensorSpec]) -> None:
+    """Write the header of a single file, with a hole in place of the data: to plan with, and its size.
+
+    Raises GGUFError if the format cannot hold it, OutputError, DiskFullError.
+    """
+    tensors = tuple(tensors)
+    header, size = encode_header(metadata, tensors), layout(metadata, tensors).file_bytes
+    with output_errors(path, size), path.open("wb") as file:
+        file.write(header)
+        os.truncate(file.fileno(), size)
 
 
 def temporary(path: Path) -> Path:
