@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quantpress.children import python_command
 from quantpress.errors import TextError
 
-__all__ = ["Conversation", "Template", "Tools", "attempts", "render"]
+if TYPE_CHECKING:
+    from quantpress.gguf import GGUF
+
+__all__ = ["Conversation", "Template", "Tools", "attempts", "render", "template_of"]
 
 Conversation = list[dict[str, Any]]
 Tools = list[dict[str, Any]]
@@ -41,6 +44,16 @@ class Template:
     source: str
     bos: str = ""
     eos: str = ""
+
+
+def template_of(model: GGUF, source: str, bos: int | None = None, eos: int | None = None) -> Template:
+    """A template for a model: its own or another, with the texts of these two tokens, default those of its metadata."""
+    names = model.get("tokenizer.ggml.tokens", ())
+    known = [
+        model.get(f"tokenizer.ggml.{kind}_token_id", -1) if given is None else given
+        for kind, given in (("bos", bos), ("eos", eos))
+    ]
+    return Template(model.path, source, *(names[token] if 0 <= token < len(names) else "" for token in known))
 
 
 def render(template: Template, conversations: Sequence[Conversation], *, prompt: bool = False) -> list[str]:

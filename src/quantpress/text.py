@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantpress import gguf
-from quantpress.chat import Conversation, Template, render
+from quantpress.chat import Conversation, Template, render, template_of
 from quantpress.errors import TextError
 
 if TYPE_CHECKING:
@@ -103,9 +103,7 @@ def _template(engine: Engine) -> Template:
         hint = "Use the text without chat, or a model that has a template"
         raise TextError(model, "tokenizer.chat_template", expected="a chat template", found="none", hint=hint)
     with gguf.read(model) as file:
-        names = file.get("tokenizer.ggml.tokens", [])
-    bos, eos = (names[token] if 0 <= token < len(names) else "" for token in (engine.info.bos, engine.info.eos))
-    return Template(model, source, bos, eos)
+        return template_of(file, source, engine.info.bos, engine.info.eos)  # llama.cpp's, where the file names none
 
 
 def conversations(path: Path) -> list[Conversation]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from quantpress.card.numbers import short_count
-from quantpress.chat import Template, render
+from quantpress.chat import render, template_of
 from quantpress.errors import TextError
 from quantpress.gguf import GGUF
 
@@ -62,19 +61,13 @@ def prompt(base: GGUF) -> str | None:
     source = base.get("tokenizer.chat_template")
     if not source:
         return None
-    tokens = base.get("tokenizer.ggml.tokens")
-    bos, eos = (_token(tokens, base.get(f"tokenizer.ggml.{kind}_token_id")) for kind in ("bos", "eos"))
     system, user = (
         {"role": role, "content": text} for role, text in (("system", "{system_prompt}"), ("user", "{prompt}"))
     )
-    template = Template(base.path, source, bos, eos)
+    template = template_of(base, source)
     for conversation in ([system, user], [user]):  # some templates refuse a system prompt
         try:
             return render(template, [conversation], prompt=True)[0].rstrip()
         except TextError:
             continue
     return None
-
-
-def _token(tokens: Sequence[str], number: int | None) -> str:
-    return tokens[number] if number is not None and number < len(tokens) else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantpress.chat import Conversation, Template, Tools, attempts
+from quantpress.chat import Conversation, Template, Tools, attempts, template_of
 from quantpress.check.books import Books
 from quantpress.check.finding import Finding, error, note, warning
 from quantpress.check.headers import reference
@@ -83,10 +83,10 @@ def check(books: Books, files: Mapping[str, GGUF], checkpoint: Path | None) -> l
         findings.append(error(file, f"{KEY}: the checkpoint has {'none' if original is None else 'one'}"))
     if source is None:
         return findings
-    ours = _texts(_template(model, source))
+    ours = _texts(template_of(model, source))
     findings += _abilities(file, ours)
     if original is not None and original != source:
-        findings += _compared(file, ours, _texts(_template(model, original)))
+        findings += _compared(file, ours, _texts(template_of(model, original)))
     return findings
 
 
@@ -130,13 +130,6 @@ def _compared(file: str, ours: _Texts, theirs: _Texts) -> list[Finding]:
         return []
     what = f"the chat template makes another text of {', '.join(different)} than the checkpoint's"
     return [error(file, what, "Convert the checkpoint again")]
-
-
-def _template(model: GGUF, source: str) -> Template:
-    names = model.get("tokenizer.ggml.tokens", [])
-    ids = (model.get(f"tokenizer.ggml.{kind}_token_id", -1) for kind in ("bos", "eos"))
-    bos, eos = (names[token] if 0 <= token < len(names) else "" for token in ids)
-    return Template(model.path, source, bos, eos)
 
 
 def _original(folder: Path) -> str | None:
