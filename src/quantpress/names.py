@@ -22,6 +22,7 @@ __all__ = [
     "hub_label",
     "model_name",
     "part_files",
+    "stem",
     "tag",
     "variant_file",
 ]
@@ -57,8 +58,12 @@ def model_name(path: str | Path) -> str:
     A link's own name counts, not its target's: in a Hugging Face cache that is a hash.
     """
     path = Path(os.path.abspath(path))
-    stem = path.stem if path.suffix == ".gguf" else folder_name(path)
-    return _FLOAT.sub("", _PART.sub("", stem))
+    return _FLOAT.sub("", stem(path) if path.suffix == ".gguf" else folder_name(path))
+
+
+def stem(file: str | Path) -> str:
+    """The name of a GGUF file without its ending and, of a part of a split model, without the part's number."""
+    return _PART.sub("", Path(file).stem)
 
 
 def variant_file(folder: str | Path, model: str, variant: str) -> Path:
@@ -95,8 +100,7 @@ def hub_label(file: str | Path) -> str | None:
 
 def tag(file: str, model: str) -> str:
     """What people write for a file in `user/repo:TAG`: its label, else what follows the model's name."""
-    stem = _PART.sub("", Path(file).name.removesuffix(".gguf"))
-    return hub_label(file) or stem.removeprefix(f"{model}-")
+    return hub_label(file) or stem(file).removeprefix(f"{model}-")
 
 
 def hidden(file: str) -> bool:

@@ -29,13 +29,13 @@ from quantpress.gguf import GGUF
 from quantpress.listening import free_address
 from quantpress.memory import Footprint, footprint
 from quantpress.model import check_threads, read_model
+from quantpress.names import stem
 from quantpress.progress import SILENT, Progress
 from quantpress.sizes import human_size
 
 __all__ = ["Server", "Serving", "choose_context", "serve"]
 
 _ODD = re.compile(r"[^\w.+-]+")
-_PART = re.compile(r"-\d{5}-of-\d{5}$")
 _POWERS = tuple(1 << k for k in range(9, 24))  # of contexts: 512 and up
 _SIDE_BY_SIDE = 2  # requests, with llama-server
 
@@ -133,7 +133,7 @@ def serve(
         room = available_memory().bytes - RESERVE if memory is None else memory
         chosen, why = choose_context(source, room, context=context, cache_type=cache_type, parallel=parallel)
         template = isinstance(source.get("tokenizer.chat_template"), str)
-    name = _PART.sub("", _ODD.sub("-", file.stem))
+    name = _ODD.sub("-", stem(file))
     settings = ServerSettings(
         file=str(file), name=name, host=address.host, port=address.port, api_key=api_key, context=chosen.context,
         cache_type=chosen.cache_type, cache_type_id=TYPES[chosen.cache_type].id, threads=threads or default_threads(),

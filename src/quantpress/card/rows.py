@@ -15,7 +15,7 @@ from quantpress.card.numbers import percent, rate, with_deviation, with_error
 from quantpress.card.room import fits_in
 from quantpress.formats import TYPES
 from quantpress.gguf import GGUF
-from quantpress.names import hub_label
+from quantpress.names import hub_label, stem
 from quantpress.recipes import MIXES, VARIANTS
 from quantpress.sizes import human_size
 
@@ -24,7 +24,6 @@ __all__ = ["better", "frontier", "gates", "make_rows", "pairs", "pick", "speeds"
 ENLARGED = {"Q6_K_L": "Q6_K", "Q5_K_L": "Q5_K_M", "Q4_K_L": "Q4_K_M", "Q3_K_XL": "Q3_K_L", "Q2_K_L": "Q2_K"}
 """Variants with embedding and output in Q8_0, and the mixes that they are beside that."""
 
-_PART = re.compile(r"-\d{5}-of-\d{5}$")
 REFERENCE = "Q4_0"
 """What speeds are compared with, as in the field's tables."""
 
@@ -63,8 +62,8 @@ def _row(name: str, row: Mapping[str, Any], model: str) -> dict[str, Any]:
 
 def _tag(file: str, model: str) -> str | None:
     """What stands for the file in `user/name:TAG`: the rest of its name after the model's."""
-    stem = _PART.sub("", PurePosixPath(file).name.removesuffix(".gguf"))
-    return stem.removeprefix(f"{model}-") if stem.startswith(f"{model}-") else None
+    name = stem(file)
+    return name.removeprefix(f"{model}-") if name.startswith(f"{model}-") else None
 
 
 def better(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str | None:
