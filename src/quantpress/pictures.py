@@ -18,7 +18,7 @@ from quantpress.inputs import Base
 from quantpress.names import model_name
 from quantpress.plan import Plan
 from quantpress.plots import Point, Speed, coverage, frontier, kind_of, plan_map, speed
-from quantpress.recipes import MIXES, VARIANTS
+from quantpress.recipes import is_stock
 from quantpress.run import Run
 
 __all__ = ["COVERAGE", "FRONTIER", "SPEED", "draw", "shown_tests"]
@@ -33,7 +33,7 @@ def draw(run: Run, base: Base, importance: Path, plans: Mapping[str, Plan], resu
     COVERAGE is that of the importance matrix; FRONTIER is missing where no divergence is above 0, SPEED where none was
     measured.
     """
-    shown = {name: plan for name, plan in plans.items() if name not in MIXES and name not in VARIANTS}
+    shown = {name: plan for name, plan in plans.items() if not is_stock(name)}
     found = {name: _plan(run, base, name, plan) for name, plan in shown.items()}
     found[COVERAGE] = _coverage(run, base, importance)
     if any(row["kld_mean"] > 0 for row in results["variants"].values()):

@@ -13,7 +13,7 @@ from quantpress.inputs import Base
 from quantpress.ledger import Ledger
 from quantpress.names import model_name, variant_file
 from quantpress.plan import Plan
-from quantpress.recipes import MIXES, VARIANTS
+from quantpress.recipes import is_stock
 
 __all__ = ["Run", "Settings", "Variant"]
 
@@ -70,7 +70,7 @@ class Run:
 
     def plan_file(self, base: Base, variant: str) -> Path:
         """Where its `plan.json` is written: in public, if its name does not say what it is."""
-        folder = "work" if variant in MIXES or variant in VARIANTS else "plans"
+        folder = "work" if is_stock(variant) else "plans"
         return self.folder / folder / self.file(base, variant).with_suffix(".plan.json").name
 
     def hashes(self, variant: Variant) -> list[str]:

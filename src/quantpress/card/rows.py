@@ -16,13 +16,10 @@ from quantpress.card.room import fits_in
 from quantpress.formats import TYPES
 from quantpress.gguf import GGUF
 from quantpress.names import hub_label, stem
-from quantpress.recipes import MIXES, VARIANTS
+from quantpress.recipes import ENLARGED, is_stock
 from quantpress.sizes import human_size
 
 __all__ = ["better", "frontier", "gates", "make_rows", "pairs", "pick", "speeds", "type_groups"]
-
-ENLARGED = {"Q6_K_L": "Q6_K", "Q5_K_L": "Q5_K_M", "Q4_K_L": "Q4_K_M", "Q3_K_XL": "Q3_K_L", "Q2_K_L": "Q2_K"}
-"""Variants with embedding and output in Q8_0, and the mixes that they are beside that."""
 
 REFERENCE = "Q4_0"
 """What speeds are compared with, as in the field's tables."""
@@ -56,7 +53,7 @@ def _row(name: str, row: Mapping[str, Any], model: str) -> dict[str, Any]:
         "target": f"{PurePosixPath(row['file']).parent}" if row["split"] else row["file"],
         "tag": _tag(row["file"], model),
         "label": hub_label(row["file"]),
-        "stock": name in MIXES or name in VARIANTS,
+        "stock": is_stock(name),
     }
 
 

@@ -6,13 +6,14 @@ from types import MappingProxyType
 
 from quantpress.errors import PlanError
 from quantpress.recipes.mixed_precision import MixedPrecision, file_type_of
-from quantpress.recipes.mixes import ALIASES, MIXES, VARIANTS
+from quantpress.recipes.mixes import ALIASES, ENLARGED, MIXES, VARIANTS
 from quantpress.recipes.rules import ATTENTION, FFN, ModelFacts, Recipe, Role, Rule, Site, choose, use
 from quantpress.recipes.sites import model_facts, quantizable, sites
 
 __all__ = [
     "ALIASES",
     "ATTENTION",
+    "ENLARGED",
     "FFN",
     "MIXES",
     "RECIPES",
@@ -25,6 +26,7 @@ __all__ = [
     "Site",
     "choose",
     "file_type_of",
+    "is_stock",
     "model_facts",
     "quantizable",
     "recipe",
@@ -33,6 +35,11 @@ __all__ = [
 ]
 
 RECIPES = MappingProxyType({**MIXES, **VARIANTS, "MP": MixedPrecision().recipe})
+
+
+def is_stock(name: str) -> bool:
+    """Whether a variant's name alone says what it is: a mix of `llama-quantize`, or one with larger ends."""
+    return name in MIXES or name in VARIANTS
 
 
 def recipe(name: str) -> Recipe:

@@ -298,19 +298,13 @@ MIXES = {mix.name: mix for mix in (*_FLOATS, *_ROUND, *_K, *_I)}
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
-def _large(name: str, mix: str, description: str) -> Recipe:
-    """A mix with embedding and output in Q8_0."""
-    of = MIXES[mix]
-    return replace(of, name=name, rules=(*of.rules, use("Q8_0", ENDS)), description=description)
+ENLARGED = {"Q6_K_L": "Q6_K", "Q5_K_L": "Q5_K_M", "Q4_K_L": "Q4_K_M", "Q3_K_XL": "Q3_K_L", "Q2_K_L": "Q2_K"}
+"""The variants with embedding and output in Q8_0, and the mixes that they are beside that."""
 
 
-VARIANTS = {
-    variant.name: variant
-    for variant in (
-        _large("Q6_K_L", "Q6_K", "Q6_K; embedding and output in Q8_0"),
-        _large("Q5_K_L", "Q5_K_M", "Q5_K_M; embedding and output in Q8_0"),
-        _large("Q4_K_L", "Q4_K_M", "Q4_K_M; embedding and output in Q8_0"),
-        _large("Q3_K_XL", "Q3_K_L", "Q3_K_L; embedding and output in Q8_0"),
-        _large("Q2_K_L", "Q2_K", "Q2_K; embedding and output in Q8_0"),
-    )
-}
+def _large(name: str, mix: str) -> Recipe:
+    rules, description = (*MIXES[mix].rules, use("Q8_0", ENDS)), f"{mix}; embedding and output in Q8_0"
+    return replace(MIXES[mix], name=name, rules=rules, description=description)
+
+
+VARIANTS = {name: _large(name, mix) for name, mix in ENLARGED.items()}
