@@ -72,7 +72,7 @@ def _show(found: Benchmark) -> None:
             numbers = (f"{test.mean:10.2f}", f"± {test.deviation:.2f}", share)
             rows.append((speed.file, test.test, *numbers, ", ".join(speed.layouts) or "no"))
     columns = ("file", "test", "tokens/s", "", "of Q4_0" if found.reference else "", "repacked")
-    printing._print(None, columns, rows)
+    printing.table(columns, rows)
     about = found.machine
     layers = f", {about['gpu_layers']} layers on the GPU" if about["backend"] != "CPU" else ""
     print(f"{about['backend']}: {about['cpu']}, {about['threads']} threads{layers}; {' '.join(about['features'])}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from quantpress.imatrix import Audit
     from quantpress.plan import Plan
 
-__all__ = ["allocation", "evaluations", "imatrix", "info", "inspection", "json_or", "paths", "plan"]
+__all__ = ["allocation", "evaluations", "imatrix", "info", "inspection", "json_or", "paths", "plan", "table"]
 
 Result = TypeVar("Result")
 _PIPE_WIDTH = 240  # of a table that goes to a pipe or a file
@@ -37,19 +37,19 @@ def _plain(result: Any) -> Any:
     return asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
 
 
-def _print(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: the first column to the left, numbers to the right. Cells are text that anyone wrote: never markup."""
     from rich.console import Console  # here, because it takes a while and not every command prints a table
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         numbers = rows and isinstance(rows[0][i], int | float)
-        table.add_column(column, justify="right" if numbers else "left", no_wrap=i == 0)
+        shown.add_column(column, justify="right" if numbers else "left", no_wrap=i == 0)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        shown.add_row(*(_cell(value) for value in row))
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(markup=False, emoji=False, highlight=False, width=width).print(table)
+    Console(markup=False, emoji=False, highlight=False, width=width).print(shown)
 
 
 def _cell(value: object) -> str:
@@ -68,7 +68,7 @@ def paths(found: Sequence[Path], as_json: bool) -> None:
 
 def plan(found: Plan) -> None:
     """The types of a plan, its size and bits a weight."""
-    _print(None, ("tensor", "type"), list(found.tensors.items()))
+    table(("tensor", "type"), list(found.tensors.items()))
     print(f"{found.recipe}: {found.bytes:,} bytes, {found.bits_per_weight:.4f} bits a weight")
 
 
@@ -98,7 +98,7 @@ def _gate(found: Allocation, gate: Gate) -> None:
         for name, row in sides
     ]  # fmt: skip
     columns = ("held-out text", "KLD", "", "99 %", "99.9 %", "same top", "perplexity")
-    _print(None, columns, rows)
+    table(columns, rows)
     if gate.reference is None:
         print("no stock mix can be made that is as small: there is nothing to compare with")
     elif gate.passed:
@@ -116,7 +116,7 @@ def evaluations(found: Sequence[Evaluation]) -> None:
         )
         for row in found
     ]  # fmt: skip
-    _print(None, ("file", "perplexity", "", "KLD", "", "99 %", "max", "same top", "RMS Δp"), rows)
+    table(("file", "perplexity", "", "KLD", "", "99 %", "max", "same top", "RMS Δp"), rows)
 
 
 def imatrix(found: Audit) -> None:
@@ -129,7 +129,7 @@ def imatrix(found: Audit) -> None:
         )
         for s in found.statistics.values()
     ]  # fmt: skip
-    _print(None, columns, rows)
+    table(columns, rows)
     for sparse in found.sparse:
         print(f"{sparse.name}, matrix {sparse.matrix}: {sparse.tokens:,} tokens, fewer than {found.min_tokens:,}")
     for name in found.missing or ():
@@ -140,15 +140,15 @@ def imatrix(found: Audit) -> None:
 
 def inspection(found: dict[str, Any]) -> None:
     """Metadata, tensors, types."""
-    _print(None, ("key", "value"), [(key, _short(value)) for key, value in found["metadata"].items()])
+    table(("key", "value"), [(key, _short(value)) for key, value in found["metadata"].items()])
     print()
     shapes = [(t["name"], t["type"], " × ".join(map(str, t["shape"]))) for t in found["tensors"]]
-    _print(None, ("tensor", "type", "shape"), shapes)
+    table(("tensor", "type", "shape"), shapes)
     print()
     types = [
         (name, *(counts[key] for key in ("tensors", "weights", "bytes"))) for name, counts in found["types"].items()
     ]
-    _print(None, ("type", "tensors", "weights", "bytes"), types)
+    table(("type", "tensors", "weights", "bytes"), types)
     parts = f" in {len(found['parts'])} parts" if len(found["parts"]) > 1 else ""
     print(
         f"\n{found['file']}: GGUF {found['version']}, {found['bytes']:,} bytes{parts}, {found['weights']:,} weights, "

@@ -50,6 +50,6 @@ def _show(found: Publication) -> None:
     """A line a file, and where they are."""
     says = {(False, True): "sent", (True, True): "would be sent"}
     rows = [(item.file, item.bytes, says.get((found.dry_run, item.sent), "kept"), item.why) for item in found.files]
-    printing._print(None, ("file", "bytes", "", "why"), rows)
+    printing.table(("file", "bytes", "", "why"), rows)
     count = sum(item.sent for item in found.files)
     print(f"\n{found.url}: {count} of {len(rows)} files {says[found.dry_run, True]}, {human_size(found.bytes)}")
