@@ -22,16 +22,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from quantpress.card.markdown import command
+from quantpress.card.room import LEAST, PART
 from quantpress.card.rows import make_rows
 from quantpress.files import write_text
 from quantpress.pictures import COVERAGE, FRONTIER, SPEED, shown_tests
 from quantpress.plots import kind_of
 from quantpress.sizes import DECIMAL
 
-__all__ = ["LEAST", "PART", "report_data", "write_report"]
-
-LEAST, PART = 1 << 29, 16
-"""What stays free of a memory: at least so many bytes, and one in so many, as in card/room.py."""
+__all__ = ["report_data", "write_report"]
 
 _STOPS = 160  # of the slider, at most about so many
 
@@ -67,7 +65,7 @@ def write_report(
 def report_data(results: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """What the page is made of and its script works with: files (largest first), slider, phrases by language.
 
-    A file `takes` bytes of memory, and `wants` one that leaves free what LEAST and PART say; sizes are in bytes,
+    A file `takes` bytes of memory, and `wants` one that leaves free what card/room.py says; sizes are in bytes,
     divergences in nats a token, `rates` in tokens a second.
     """
     repository = facts["settings"]["repository"]

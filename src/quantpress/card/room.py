@@ -1,8 +1,7 @@
 """Into which memory a file fits, and which file to take for a memory.
 
 The bytes are llama.cpp's own (`memory.footprint`, in results.json). Memory is sold in powers of two, so a GB is 2^30
-bytes here. A part of it belongs to the system, the driver and the screen: a sixteenth, and at least half a GB.
-report.py's slider leaves as much free.
+bytes here. A part of it belongs to the system, the driver and the screen.
 """
 
 from __future__ import annotations
@@ -10,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["GB", "MEMORIES", "fits_in", "picks", "usable"]
+__all__ = ["GB", "LEAST", "MEMORIES", "PART", "fits_in", "picks", "usable"]
 
 GB = 1 << 30
+LEAST, PART = GB // 2, 16
+"""What stays free of a memory: at least so many bytes, and one in so many."""
+
 MEMORIES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 80, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 """Usual sizes of graphics cards and computers, in GB."""
 
 
 def usable(memory: int) -> int:
     """Bytes that a model may take of `memory` GB."""
-    return memory * GB - max(GB // 2, memory * GB // 16)
+    return memory * GB - max(LEAST, memory * GB // PART)
 
 
 def fits_in(total: int) -> int | None:
