@@ -26,10 +26,22 @@ from quantpress.progress import SILENT, Progress
 from quantpress.recipes import MIXES
 from quantpress.text import Paths, paths_of
 
-__all__ = ["Benchmark", "Speed", "Throughput", "benchmark", "machine", "percentages", "speeds", "throughput"]
+__all__ = [
+    "REFERENCE",
+    "Benchmark",
+    "Speed",
+    "Throughput",
+    "benchmark",
+    "machine",
+    "percentages",
+    "speeds",
+    "throughput",
+]
+
+REFERENCE = "Q4_0"
+"""What speeds are compared with, as in the field's tables."""
 
 _MOST_TOKENS = 1 << 24
-_REFERENCE = "Q4_0"
 _Test = tuple[str, int]  # "pp" or "tg", tokens
 
 
@@ -202,7 +214,7 @@ def _check_model(path: Path, tests: Sequence[_Test], progress: Progress) -> None
 
 def _is_reference(path: Path) -> bool:
     with read_model(path) as model:
-        return bool(model.get("general.file_type") == MIXES[_REFERENCE].file_type)
+        return bool(model.get("general.file_type") == MIXES[REFERENCE].file_type)
 
 
 def _measured(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress import gguf
-from quantpress.card.rows import better
+from quantpress.card.rows import better, first_tests
 from quantpress.files import make_folder
 from quantpress.imatrix import show
 from quantpress.inputs import Base
@@ -97,9 +97,7 @@ def _speed(name: str, row: dict[str, Any]) -> Speed:
 def shown_tests(results: Mapping[str, Any]) -> list[str]:
     """The first test of each sort, as the pictures show no more: of writing (tg128), of reading a prompt (pp512)."""
     rows = results["variants"].values()
-    names = [test["test"] for row in rows if "speed" in row for test in row["speed"]["tests"]]
-    first = (next((name for name in names if name.startswith(sort)), None) for sort in _WORDS)
-    return [name for name in first if name]
+    return first_tests((test["test"] for row in rows if "speed" in row for test in row["speed"]["tests"]), _WORDS)
 
 
 def _note(results: Mapping[str, Any]) -> str:

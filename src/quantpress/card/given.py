@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from quantpress.benchmark import REFERENCE
 from quantpress.card import backends, rows
 from quantpress.card.making import commands, text_facts
 from quantpress.card.markdown import address, command, fenced, plain
@@ -96,15 +97,14 @@ def _tables(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _measured(results: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How memory and speed were measured, the same for all rows; empty where they were not."""
     tests = list(dict.fromkeys(test for row in found for test in row["rates"]))
-    headline = [next((test for test in tests if test.startswith(kind)), None) for kind in ("pp", "tg")]
     repeats = [test["repeats"] for row in found for test in row.get("speed", {}).get("tests", ())]
     names = {row["variant"] for row in found if row["rates"]}
     return {
         "memory": next((row["memory"] for row in found if "memory" in row), None),
         "tests": tests,
-        "headline": [test for test in headline if test],
+        "headline": rows.first_tests(tests, ("pp", "tg")),
         "repeats": max(repeats, default=0),
-        "reference": rows.REFERENCE if rows.REFERENCE in names else None,
+        "reference": REFERENCE if REFERENCE in names else None,
         "repacked_known": bool(names) and all("repacked" in row["speed"] for row in found if row["rates"]),
         "machine_facts": results.get("machine"),
     }

@@ -7,10 +7,11 @@ to the original beyond both standard errors, so that noise condemns nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from quantpress.benchmark import REFERENCE
 from quantpress.card.numbers import percent, rate, with_deviation, with_error
 from quantpress.card.room import fits_in
 from quantpress.formats import TYPES
@@ -19,10 +20,7 @@ from quantpress.names import hub_label, stem
 from quantpress.recipes import ENLARGED, is_stock
 from quantpress.sizes import human_size
 
-__all__ = ["better", "frontier", "gates", "make_rows", "pairs", "pick", "speeds", "type_groups"]
-
-REFERENCE = "Q4_0"
-"""What speeds are compared with, as in the field's tables."""
+__all__ = ["better", "first_tests", "frontier", "gates", "make_rows", "pairs", "pick", "speeds", "type_groups"]
 
 _DEFAULT = "Q4_K_M"  # what llama.cpp downloads without a tag
 _LAYER = re.compile(r"^blk\.\d+\.")
@@ -102,6 +100,13 @@ def speeds(rows: Sequence[dict[str, Any]]) -> None:
             ratio = test["mean"] / reference[test["test"]] if reference.get(test["test"]) else None
             text = with_deviation(test["mean"], test["deviation"]) if test["repeats"] > 1 else rate(test["mean"])
             row["rates"][test["test"]] = {"text": text, "short": rate(test["mean"]), "ratio": ratio}
+
+
+def first_tests(tests: Iterable[str], sorts: Iterable[str]) -> list[str]:
+    """The first test of each sort ("pp", "tg"), as far as there is one."""
+    known = list(tests)
+    found = (next((test for test in known if test.startswith(sort)), None) for sort in sorts)
+    return [test for test in found if test]
 
 
 def gates(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
