@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,13 @@ def bf16_gguf(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def f32_gguf(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model as an F32 GGUF file."""
     return convert(demo, tmp_path_factory.mktemp("f32") / "demo-gemma3-F32.gguf", type="F32")
+
+
+@pytest.fixture(scope="module")
+def hub_session() -> Iterator[None]:
+    """One connection to the Hub for all tests of a module: making it takes longer than they do."""
+    from huggingface_hub.utils import close_session  # half a second that few tests need
+
+    close_session()
+    yield
+    close_session()

@@ -17,7 +17,6 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 from click.testing import Result
-from huggingface_hub.utils import close_session
 from typer.testing import CliRunner
 
 from quantpress.check import Finding
@@ -35,6 +34,8 @@ ID = "acme/Tiny-GGUF"
 MODELS = ("Tiny-Q8_0.gguf", "Tiny-BF16/Tiny-BF16-00001-of-00002.gguf", "Tiny-BF16/Tiny-BF16-00002-of-00002.gguf")
 OTHERS = ("README.zh.md", "calibration.txt", "plots/frontier.png", "plots/frontier.svg", "report.html", "results.json")
 LARGE = 100_000  # bytes of each model
+
+pytestmark = pytest.mark.usefixtures("hub_session")
 
 
 class Notes(Progress):
@@ -77,14 +78,6 @@ def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate is open."""
     log_in(tmp_path / "home", monkeypatch)
     monkeypatch.setattr(CHECK, "check", lambda folder, **settings: [])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def session() -> Iterator[None]:
-    """One for all tests: making it takes longer than they do."""
-    close_session()
-    yield
-    close_session()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from huggingface_hub.utils import close_session
 from typer.testing import CliRunner
 
 import quantpress.download
@@ -27,6 +26,8 @@ Q4, FIRST, SECOND = (
     "Tiny-BF16/Tiny-BF16-00001-of-00002.gguf",
     "Tiny-BF16/Tiny-BF16-00002-of-00002.gguf",
 )
+
+pytestmark = pytest.mark.usefixtures("hub_session")
 
 
 @pytest.fixture
@@ -58,14 +59,6 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setattr(quantpress.download, "_WAIT", 0.0)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def session() -> Iterator[None]:
-    """One for all tests: making it takes longer than they do."""
-    close_session()
-    yield
-    close_session()
 
 
 @pytest.fixture

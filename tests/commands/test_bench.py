@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from quantpress import quantize
-from quantpress.cli import app
 from quantpress.convert import convert
 from quantpress.errors import GGUFError, InputError, OutputError
 from tests import checkpoints
+from tests.commands import runs
 
+run, fails = partial(runs.run, "bench"), partial(runs.fails, "bench")
 SHORT = ("-n", "2", "-r", "2", "--threads", "1", "--quiet", "--no-repack")
 
 
@@ -23,18 +23,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("bench")
     base = convert(checkpoints.tiny(folder / "checkpoint"), folder / "tiny-BF16.gguf")
     return [base, *quantize(base, types=["Q4_0"], out=folder)]
-
-
-def run(*arguments: str | Path, code: int = 0) -> Result:
-    found = CliRunner().invoke(app, ["bench", *map(str, arguments)])
-    assert found.exit_code == code, found.output
-    return found
-
-
-def fails(kind: type[Exception], *arguments: str | Path) -> str:
-    found = run(*arguments, code=1)
-    assert isinstance(found.exception, kind), found.output
-    return str(found.exception)
 
 
 def test_a_line_a_test_and_the_machine(files: list[Path], tmp_path: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from quantpress.choose import choose
-from quantpress.cli import app
 from quantpress.errors import PlanError
 from tests.choose.test_choice import MODULE, once, quantized_files, write_results
+from tests.commands import runs
+
+run, fails = partial(runs.run, "choose"), partial(runs.fails, "choose")
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,6 @@ def release(bf16_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def simulations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "buffers", once)
-
-
-def run(*arguments: str | Path, code: int = 0) -> Result:
-    found = CliRunner().invoke(app, ["choose", *map(str, arguments)])
-    assert found.exit_code == code, found.output
-    return found
 
 
 def test_it_prints_the_choice(release: Path) -> None:
@@ -66,6 +61,4 @@ def test_json(release: Path) -> None:
 
 def test_sizes_without_a_unit(release: Path) -> None:
     for option in ("memory", "gpu"):
-        found = run(release, f"--{option}", "16", code=1)
-        assert isinstance(found.exception, PlanError)
-        assert f"{option}: expected a number with a unit" in str(found.exception)
+        assert f"{option}: expected a number with a unit" in fails(PlanError, release, f"--{option}", "16")

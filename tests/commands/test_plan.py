@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from quantpress import quantize
 from quantpress.allocation import measure
-from quantpress.cli import _keeps, app
+from quantpress.cli import _keeps
 from quantpress.convert import convert
 from quantpress.errors import InputError, PlanError, TextError
 from quantpress.selftext import write_samples
 from tests import checkpoints
+from tests.commands import runs
+
+run, fails = partial(runs.run, "plan"), partial(runs.fails, "plan")
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +33,6 @@ def text(data: Path, tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text((data / "prose.txt").read_text()[:5000])
     return path
-
-
-def run(*arguments: str | Path, code: int = 0) -> Result:
-    found = CliRunner().invoke(app, ["plan", *map(str, arguments)])
-    assert found.exit_code == code, found.output
-    return found
-
-
-def fails(kind: type[Exception], *arguments: str | Path) -> str:
-    found = run(*arguments, code=1)
-    assert isinstance(found.exception, kind), found.output
-    return str(found.exception)
 
 
 def test_a_search_prints_what_it_found_and_writes_it(tiny: Path, text: Path, tmp_path: Path) -> None:
@@ -69,8 +59,7 @@ def test_a_search_prints_what_it_found_and_writes_it(tiny: Path, text: Path, tmp
 
 
 def test_json_is_the_plan_and_its_allocation(tiny: Path) -> None:
-    found = CliRunner().invoke(app, ["plan", str(tiny), "--like", "q5_0", "--json", "--quiet"])
-    values = json.loads(found.stdout)
+    values = json.loads(run(tiny, "--like", "q5_0", "--json", "--quiet").stdout)
     assert {"tensors", "bytes", "bits_per_weight", "allocation"} <= values.keys()
     assert values["recipe"] == "Q5_0_AUTO"
     assert values["bytes"] <= values["allocation"]["limit"] == values["allocation"]["reference_bytes"]
