@@ -26,7 +26,7 @@ from quantpress.encoding import Encoder, Tile, check_encodable, encode_tile, enc
 from quantpress.errors import DiskFullError, PlanError
 from quantpress.files import make_folder
 from quantpress.formats import TensorType
-from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer
+from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer, folder_writer
 from quantpress.imatrix import Imatrix, check_model, covered
 from quantpress.imatrix import read as read_imatrix
 from quantpress.metadata import quantized_metadata
@@ -199,9 +199,7 @@ def _outputs(
             raise PlanError(path, "outputs", expected="a name for each", found=f"two that are called {one.recipe}")
         metadata = quantized_metadata(source, one.file_type, info, extra)
         specs = [TensorSpec(name, source.tensors[name].shape, type) for name, type in one.types.items()]
-        writer = Writer(path, metadata, specs, split_bytes)
-        if len(writer.paths) > 1:  # a folder for the parts, as people publish them
-            writer = Writer(path.with_suffix("") / path.name, metadata, specs, split_bytes)
+        writer = folder_writer(path, metadata, specs, split_bytes)
         _check_place(source, writer)
         writers[path] = writer
     for writer in writers.values():

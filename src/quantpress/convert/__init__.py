@@ -24,7 +24,7 @@ from quantpress.cpu import default_threads
 from quantpress.errors import CheckpointError, InputError, PlanError
 from quantpress.files import make_folder
 from quantpress.formats import TYPES, TensorType
-from quantpress.gguf import Metadata, TensorSpec, Value, Writer
+from quantpress.gguf import Metadata, TensorSpec, Value, Writer, folder_writer
 from quantpress.gguf import outline as write_outline
 from quantpress.metadata import QUANTIZATION_VERSION
 from quantpress.progress import SILENT, Progress
@@ -80,7 +80,10 @@ def convert(
     wanted = TYPES[type.upper()]
     with closing(_opened(checkpoint, remote, progress)) as folder:
         metadata, specs, sources = _prepared(folder, wanted, ignore, mmproj, progress)
-        return _write(_writer(Path(out), metadata, specs, split_bytes), specs, sources, progress, folder.close)
+        writer = folder_writer(Path(out), metadata, specs, split_bytes)
+        if len(writer.paths) > 1:
+            make_folder(writer.paths[0].parent)
+        return _write(writer, specs, sources, progress, folder.close)
 
 
 def outline(checkpoint: str | Path, out: str | Path, *, remote: bool = False) -> Path:
@@ -122,15 +125,6 @@ def _opened(checkpoint: str | Path, remote: bool, progress: Progress) -> checkpo
     from quantpress import hub  # half a second that a folder does not need
 
     return hub.read(str(checkpoint), progress)
-
-
-def _writer(path: Path, metadata: Metadata, specs: list[TensorSpec], split_bytes: int | None) -> Writer:
-    writer = Writer(path, metadata, specs, split_bytes)
-    if len(writer.paths) == 1:
-        return writer
-    folder = path.with_suffix("")  # for the parts, as people publish them
-    make_folder(folder)
-    return Writer(folder / path.name, metadata, specs, split_bytes)
 
 
 def _write(

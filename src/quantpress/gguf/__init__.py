@@ -5,7 +5,7 @@ from quantpress.gguf.parser import Tensor
 from quantpress.gguf.reader import GGUF, read
 from quantpress.gguf.split import Part, part_paths, split_plan
 from quantpress.gguf.values import Metadata, Value, ValueType
-from quantpress.gguf.writer import Writer, outline
+from quantpress.gguf.writer import Writer, folder_writer, outline
 
 __all__ = [
     "GGUF",
@@ -17,6 +17,7 @@ __all__ = [
     "Value",
     "ValueType",
     "Writer",
+    "folder_writer",
     "layout",
     "outline",
     "part_paths",

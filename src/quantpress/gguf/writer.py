@@ -26,7 +26,7 @@ from quantpress.gguf.layout import TensorSpec, encode_header, layout
 from quantpress.gguf.split import part_paths, split_plan
 from quantpress.gguf.values import Metadata
 
-__all__ = ["Writer", "outline"]
+__all__ = ["Writer", "folder_writer", "outline"]
 
 
 class Writer:
@@ -166,6 +166,19 @@ class Writer:
     def _os_errors(self, path: Path) -> contextlib.AbstractContextManager[None]:
         """Turn the system's errors into ours."""
         return output_errors(path, sum(self.sizes), self._free)
+
+
+def folder_writer(
+    path: Path, metadata: Metadata, tensors: Iterable[TensorSpec], split_bytes: int | None = None
+) -> Writer:
+    """A Writer of the file or, if it would be larger, of parts in a folder of its name, as people publish them.
+
+    The folder is the caller's to make.
+    """
+    tensors = tuple(tensors)
+    writer = Writer(path, metadata, tensors, split_bytes)
+    inside = path.with_suffix("") / path.name
+    return writer if len(writer.paths) == 1 else Writer(inside, metadata, tensors, split_bytes)
 
 
 def outline(path: Path, metadata: Metadata, tensors: Iterable[TensorSpec]) -> None:
