@@ -19,6 +19,7 @@ from quantpress.errors import InputError, TextError
 from quantpress.files import digest, file_digest, write_text
 from quantpress.ledger import Ledger
 from quantpress.names import model_name, part_files, variant_file
+from quantpress.parts import in_parts
 from quantpress.progress import Progress
 from quantpress.selftext import write_samples
 
@@ -30,7 +31,10 @@ __all__ = ["Base", "Text", "base_of", "check_text", "name_of", "published", "tex
 
 @dataclass(frozen=True)
 class Base:
-    """The float model: its file or parts, their hashes in that order, and whether it is itself a variant to publish."""
+    """The float model: its file or parts, the hashes by which it is known, whether it is itself a variant to publish.
+
+    The hashes are those of the parts, or of what was made first, if it was split otherwise since.
+    """
 
     parts: tuple[Path, ...]
     sha256: tuple[str, ...]
@@ -75,16 +79,17 @@ def base_of(
         ledger.facts["source"] = _origin(source, [part.name for part in parts], hashes)
         return Base(parts, hashes, False)
     ledger.facts["source"] = _checkpoint(source)
-    made_from = digest(["base", ledger.facts["quantpress"], ledger.facts["source"], split_bytes])
+    made_from = digest(["base", ledger.facts["quantpress"], ledger.facts["source"]])
     published = "BF16" in variants
     wanted = variant_file(ledger.folder if published else ledger.folder / "work", name_of(source), "BF16")
-    kept = ledger.kept(made_from)
+    kept: Sequence[Path] = ledger.kept(made_from)
     if not kept:
         remote = not isinstance(source, Path)
         kept = part_files(convert(str(source), wanted, split_bytes=split_bytes, remote=remote, progress=progress))
         ledger.record(kept, made_from)
+    kept = in_parts(kept, split_bytes, ledger, progress)
     parts = tuple(ledger.moved(kept, wanted.parent if len(kept) == 1 else wanted.with_suffix("")))
-    return Base(parts, tuple(map(ledger.sha256, parts)), published)
+    return Base(parts, ledger.origin(parts), published)
 
 
 def text_of(

@@ -6,6 +6,8 @@ no part of the release: it moves from `files` to `unlisted`, from where a later 
 
 A file that was sent to the Hub and removed here (stream.py) has `remote` in its entry. It is kept while the Hub has it
 with its hash; a run that does not ask the Hub knows of no such file, and makes it again.
+
+One whose tensors were in other files before (parts.py) has their hashes in `earlier`: a list for each time.
 """
 
 from __future__ import annotations
@@ -36,11 +38,21 @@ class Ledger:
         self.gone: list[str] = []
         for key, entry in _read(path).items():
             if (self.folder / key).is_file():
-                self.entries[key] = {field: entry[field] for field in _ENTRY}
+                self.entries[key] = {field: entry[field] for field in (*_ENTRY, "earlier") if field in entry}
             elif entry.get("remote") and (there or {}).get(key) == entry["sha256"]:
                 self.entries[key] = entry
             elif entry.get("remote"):
                 self.gone.append(key)
+
+    @classmethod
+    def reopened(cls, path: Path) -> Ledger:
+        """The books of a finished run as they are, its facts and what is on the Hub included."""
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        entries = {**saved.get("unlisted", {}), **saved["files"]}
+        ledger = cls(path, {key: entry.get("sha256") for key, entry in entries.items()})
+        ledger.facts = {key: value for key, value in saved.items() if key not in ("files", "unlisted")}
+        ledger.listed = saved["files"].keys() & ledger.entries.keys()
+        return ledger
 
     def kept(self, source: str) -> list[Path]:
         """The files that were made from `source` (a digest), if all of them are still what was made; else none.
@@ -54,13 +66,29 @@ class Ledger:
         self.listed.update(entries)
         return [self.folder / key for key in sorted(entries)]
 
-    def record(self, files: Sequence[Path], source: str) -> None:
+    def record(self, files: Sequence[Path], source: str, **more: Any) -> None:
         """Enter files that were just made from `source`, and save."""
         for file in files:
             content = {"bytes": file.stat().st_size, "sha256": file_digest(file)}
-            self.entries[self._key(file)] = {**content, "source": source, "made_together": len(files)}
+            self.entries[self._key(file)] = {**content, "source": source, "made_together": len(files), **more}
             self.listed.add(self._key(file))
         self.save()
+
+    def replace(self, files: Sequence[Path], others: Sequence[Path]) -> None:
+        """Enter other files that hold the tensors of kept ones in their place, and save."""
+        earlier, hashes = self.earlier(files[0]), [self.sha256(file) for file in files]
+        gone = [self.entries.pop(self._key(file)) for file in files]
+        self.listed -= {self._key(file) for file in files}
+        self.record(others, gone[0]["source"], earlier=[*earlier, hashes])
+
+    def earlier(self, file: Path) -> list[list[str]]:
+        """The hashes of the files that had its tensors before, the first ones first."""
+        return list(self.entries[self._key(file)].get("earlier", ()))
+
+    def origin(self, files: Sequence[Path]) -> tuple[str, ...]:
+        """The hashes of a kept model's files as they were first made."""
+        first = [self.sha256(file) for file in files]
+        return tuple((*self.earlier(files[0]), first)[0])
 
     def moved(self, files: Sequence[Path], folder: Path) -> list[Path]:
         """Put kept files into a folder of the release, if they are not there yet; returns where they are now."""
@@ -133,4 +161,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _valid(entry: Any) -> bool:
-    return isinstance(entry, dict) and all(isinstance(entry.get(field), kind) for field, kind in _ENTRY.items())
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(field), kind) for field, kind in _ENTRY.items())
+        and isinstance(entry.get("earlier", []), list)
+    )

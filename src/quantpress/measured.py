@@ -22,12 +22,13 @@ from quantpress.evaluate import SCRATCH_LIMIT, affordable_chunks, evaluations, w
 from quantpress.files import digest
 from quantpress.gguf import read
 from quantpress.inputs import Base, Text
+from quantpress.ledger import Ledger
 from quantpress.memory import footprint
 from quantpress.names import model_name
 from quantpress.results import BASE, Results
 from quantpress.run import Run, Variant
 
-__all__ = ["complete", "damage", "described", "memory", "opened", "scratch_bytes", "speed"]
+__all__ = ["complete", "damage", "described", "memory", "opened", "renew", "scratch_bytes", "speed"]
 
 _CONTEXT = 4096  # tokens, for the memory that the card speaks of
 _TIMED: dict[str, Any] = {"prompts": (512,), "generations": (128,), "repeats": 3}
@@ -45,7 +46,7 @@ def opened(run: Run, base: Base, text: Text) -> Results:
 def complete(run: Run, results: Results, name: str, sha256: Sequence[str]) -> bool:
     """Whether all that this run measures is known of a variant whose parts have these hashes."""
     row = results.rows.get(name, {})
-    timed = not run.settings.bench or row.get("speed", {}).get("protocol") == _timing(results, row)
+    timed = not run.settings.bench or _is_timed(row, results.facts["machine"])
     return results.keeps(name, sha256) and "memory" in row and timed
 
 
@@ -106,17 +107,45 @@ def speed(run: Run, variants: Mapping[str, Variant], results: Results) -> None:
     if not run.settings.bench:
         return
     rows = {name: results.rows[name] for name in variants}
-    missing = [name for name, row in rows.items() if row.get("speed", {}).get("protocol") != _timing(results, row)]
+    machine = results.facts["machine"]
+    missing = [name for name, row in rows.items() if not _is_timed(row, machine)]
     files = [variants[name].parts[0] for name in missing]
     where = {"threads": run.machine["threads"], "gpu_layers": run.machine["gpu_layers"]}
     for name, found in zip(missing, speeds(files, **_TIMED, **where, progress=run.machine["progress"]), strict=True):
-        rows[name]["speed"] = {**found.to_dict(), "protocol": _timing(results, rows[name])}
+        rows[name]["speed"] = {**found.to_dict(), "protocol": _timing(rows[name], machine)}
         results.save(list(results.rows))
 
 
-def _timing(results: Results, row: Mapping[str, Any]) -> str:
+def _timing(row: Mapping[str, Any], machine: Any) -> str:
     """A digest of the machine, the tests and the bytes that a speed is of."""
-    return digest([results.facts["machine"], _TIMED, row.get("sha256")])
+    return digest([machine, _TIMED, row.get("sha256")])
+
+
+def _is_timed(row: Mapping[str, Any], machine: Any) -> bool:
+    """Whether the speed of these bytes was measured in this way on this machine."""
+    return bool(row.get("speed", {}).get("protocol") == _timing(row, machine))
+
+
+def renew(row: dict[str, Any], parts: Sequence[Path], ledger: Ledger, machine: Any) -> None:
+    """Let a row that was measured on these tensors in other files be that of `parts`; any other stays as it is.
+
+    `machine`: what results.json says of it.
+    """
+    if row.get("sha256") not in ledger.earlier(parts[0]):
+        return
+    timed = _is_timed(row, machine)
+    row |= {"sha256": [ledger.sha256(part) for part in parts], **_place(parts, ledger)}
+    if timed:
+        row["speed"]["protocol"] = _timing(row, machine)
+
+
+def _place(parts: Sequence[Path], ledger: Ledger) -> dict[str, Any]:
+    """Where a variant's files are, and their bytes."""
+    return {
+        "file": parts[0].relative_to(ledger.folder).as_posix(),
+        "split": len(parts) > 1,
+        "bytes": sum(map(ledger.bytes, parts)),
+    }
 
 
 def described(run: Run, base: Base, variants: Mapping[str, Variant], results: Results) -> dict[str, Any]:
@@ -126,9 +155,7 @@ def described(run: Run, base: Base, variants: Mapping[str, Variant], results: Re
     for name, found in variants.items():
         results.rows[name] |= {
             "variant": name,
-            "file": found.parts[0].relative_to(run.folder).as_posix(),
-            "split": len(found.parts) > 1,
-            "bytes": sum(map(run.ledger.bytes, found.parts)),
+            **_place(found.parts, run.ledger),
             "bits_per_weight": found.plan.bits_per_weight,
             "types": types[name],
             **({"allocation": found.allocation} if found.allocation else {}),

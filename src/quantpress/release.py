@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from quantpress.allocation import is_automatic, parse_spend, parse_target
 from quantpress.allocation.measure import CONTEXT
 from quantpress.automatic import Automatic, automatic_plans, most_bytes
-from quantpress.card import pages, write_card
+from quantpress.card import pages
 from quantpress.encoding import encoder_named
 from quantpress.engine import about
 from quantpress.errors import DiskFullError, InputError, OutputError, PlanError
@@ -32,15 +32,15 @@ from quantpress.imatrix import imatrix
 from quantpress.imatrix import read as read_imatrix
 from quantpress.inputs import Base, Text, base_of, check_text, name_of, published, text_of
 from quantpress.ledger import Ledger
-from quantpress.measured import complete, damage, described, memory, opened, speed
+from quantpress.measured import complete, damage, described, memory, opened, renew, speed
 from quantpress.metadata import ImatrixInfo
 from quantpress.names import part_files
-from quantpress.pictures import draw
+from quantpress.pages import write_pages
+from quantpress.parts import in_parts
 from quantpress.plan import Plan, plan
 from quantpress.progress import SILENT, Progress
 from quantpress.quantize import quantize
 from quantpress.recipes import recipe
-from quantpress.report import write_report
 from quantpress.results import Results
 from quantpress.run import Run, Settings, Variant
 
@@ -166,7 +166,8 @@ def _release(
 ) -> Path:
     settings, ledger = run.settings, run.ledger
     _note_gone(run, stream)
-    ledger.facts = {"version": 1, "quantpress": version("quantpress"), "engine": about(), "settings": asdict(settings)}
+    ledger.facts = {"version": 1, "quantpress": version("quantpress"), "engine": about()}
+    ledger.facts |= {"settings": asdict(settings), "base_model": base_model}
     if stream:
         with stream.base_to_be(run, source) as (base, unwritten):
             stream.forecast(run, base, unwritten, _plans(run, base, given["calibration"])[1], given["evaluation"])
@@ -190,7 +191,8 @@ def _release(
         if stream:
             stream.send(run, base, found)
         variants |= found
-    page = _pages(run, base, variants, described(run, base, variants, results), importance, base_model)
+    plans = {name: found.plan for name, found in variants.items()}
+    page = write_pages(run, base, plans, described(run, base, variants, results), importance, base_model)
     _note_left(run)
     return page
 
@@ -220,24 +222,6 @@ def _texts(run: Run, base: Base, given: Mapping[str, Sequence[str | Path]]) -> d
         facts[purpose] = {"by_model": text.by_model, "sha256": text.sha256, "files": here}
     run.ledger.facts["texts"] = facts
     return found
-
-
-def _pages(
-    run: Run,
-    base: Base,
-    variants: Mapping[str, Variant],
-    results: dict[str, Any],
-    importance: Path,
-    base_model: str | None,
-) -> Path:
-    """The pictures, the report, and the card in every language; returns README.md."""
-    pictures = draw(run, base, importance, {name: found.plan for name, found in variants.items()}, results)
-    words: dict[str, Any] = {"imatrix": importance.name, "base_model": base_model, "pictures": pictures}
-    report = write_report(run.folder, results, run.ledger.facts, pictures)
-    with read(base.path) as model:
-        cards = write_card(run.folder, results, run.ledger.facts, model, **words)
-    run.ledger.record([*cards, report, run.folder / "results.json"], digest(["page", results]))
-    return cards[0]
 
 
 def _check(settings: Settings, given_text: bool, stream: bool, private: bool) -> None:
@@ -328,7 +312,7 @@ def _variants(
     for name, final in finals.items():
         _write_plan(run, base, name, final)
     finals |= {name: found.plan for name, found in automatic.items()}
-    how = [run.settings.encoder, run.settings.effort, run.settings.split_bytes, run.settings.repository]
+    how = [run.settings.encoder, run.settings.effort, run.settings.repository]
     sources = base.sha256, run.ledger.sha256(importance)
     digests = {name: run.made_from(name, *sources, final.to_json(), how) for name, final in finals.items()}
     how_found = {name: one.allocation for name, one in automatic.items()}
@@ -336,14 +320,21 @@ def _variants(
 
 
 def _kept(run: Run, base: Base, variants: Mapping[str, Variant], results: Results) -> dict[str, Variant]:
-    """The variants with those files that are what would be made; on the Hub only if all is known of them."""
+    """The variants with those files that are what would be made, split as asked; on the Hub only if all is known."""
     found = {}
     for name, variant in variants.items():
         is_base = name == "BF16" and base.published
         one = replace(variant, parts=base.parts if is_base else tuple(run.ledger.kept(variant.made_from)))
-        if any(map(run.ledger.remote, one.parts)) and not complete(run, results, name, run.hashes(one)):
-            run.machine["progress"].note(f"{name}: on the Hub, but not measured in this way or here: made again")
-            one = variant
+        if any(map(run.ledger.remote, one.parts)):
+            small = all(run.ledger.bytes(part) <= run.settings.split_bytes for part in one.parts)
+            if not (small and complete(run, results, name, run.hashes(one))):
+                why = "not measured in this way or here" if small else "in larger parts"
+                run.machine["progress"].note(f"{name}: on the Hub, but {why}: made again")
+                one = variant
+        elif one.parts:
+            parts = in_parts(one.parts, run.settings.split_bytes, run.ledger, run.machine["progress"])
+            one = replace(one, parts=parts)
+            renew(results.rows.get(name, {}), parts, run.ledger, results.facts.get("machine"))
         found[name] = one
     return found
 
