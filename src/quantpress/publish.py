@@ -1,14 +1,13 @@
 """A release folder to a repository of the Hub: checked first, the page last, and only what is missing.
 
-    release.json → what to send → check (errors stop here) → models, a commit each → the rest, one commit → README.md
+    release.json → what to send → split (resplit.py) → check (errors stop here) → models, a commit each
+    → the rest, one commit → README.md
 
 release.json is the list: what it names, itself, and licences that somebody laid beside it. So neither `work/` nor what
 earlier runs left nor anybody's notes are sent. The page comes last, because a repository without one is passed by,
 while one with a page and half its files disappoints. Nothing is deleted there: what an older release had is named.
 
-Nothing is split here: the page, the measurements and release.json name the files and hashes that `release` made, so a
-file that the Hub would rather have in parts is refused, with the setting of `release` that splits it. What a streaming
-run sent and removed here (stream.py) has to be there, with the hash that release.json says.
+What a streaming run sent and removed here (stream.py) has to be there, with the hash that release.json says.
 """
 
 from __future__ import annotations
@@ -30,7 +29,9 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from quantpress.errors import CheckpointError, InputError, OutputError
 from quantpress.files import file_digest, write_json
 from quantpress.hub import RemoteFile, Repository, listing
+from quantpress.names import hidden
 from quantpress.progress import SILENT, Progress
+from quantpress.sizes import human_size
 from quantpress.upload import LocalFile, Uploader, target
 
 if TYPE_CHECKING:
@@ -86,23 +87,29 @@ def publish(
         repository: default the one that the release was made for.
         private: make it private; one that is there must be.
         dry_run: send nothing, and ask the Hub only what is there (without a login not even that).
-        split_bytes: refuse larger files, which `release` would split.
+        split_bytes: split larger models, in the folder: see `resplit.resplit`.
         progress: told of every file.
 
     Raises InputError for a folder that is no complete release, one that `check` finds errors in, and a repository that
     may not be written to; HubError where the connection is lost for good or a file arrived damaged; OutputError while
-    another run is at work in the folder.
+    another run is at work in the folder; what `resplit` raises.
     """
+    from quantpress.resplit import resplit, too_large  # pictures and pages take a while to import
+
     folder = Path(os.path.abspath(folder))
-    with _unchanging(folder):
+    with _unchanging(folder, fcntl.LOCK_SH if dry_run else fcntl.LOCK_EX):
         release = _release(folder)
         files, streamed = contents(folder, release), _streamed(folder, release)
         wanted = _repository(release, repository, folder, progress)
         _check_sizes(files, split_bytes)
         if dry_run:
+            for file in too_large(folder, split_bytes):
+                progress.note(f"{file} would be split in parts of at most {human_size(split_bytes)} first")
             _gate(folder, True, progress)
             return _forecast(wanted, files, streamed, progress)
         uploader = Uploader(wanted.id, progress)
+        resplit(folder, split_bytes, progress=progress)
+        files = contents(folder, _release(folder))
         _gate(folder, False, progress)
         return _send(uploader, files, streamed, private, progress)
 
@@ -169,14 +176,14 @@ def _repository(release: dict[str, Any], given: str | None, folder: Path, progre
 
 
 @contextlib.contextmanager
-def _unchanging(folder: Path) -> Iterator[None]:
-    """No run of `release` is at work in the folder, nor begins to, as long as this lasts."""
+def _unchanging(folder: Path, lock_kind: int) -> Iterator[None]:
+    """No run of `release` is at work in the folder, nor begins to, as long as this lasts; an exclusive one is alone."""
     if not (folder / "work").is_dir():  # a copy, without what was not published
         yield
         return
     lock = os.open(folder / "work", os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(lock, lock_kind | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
         raise OutputError(f"{folder}: another run is at work in this folder. Wait for it") from None
@@ -185,11 +192,11 @@ def _unchanging(folder: Path) -> Iterator[None]:
 
 
 def _check_sizes(files: dict[str, LocalFile], split_bytes: int) -> None:
-    for file in files.values():
-        if file.size > split_bytes:
-            hint = f"Run `quantpress release` again with --split-gb {min(split_bytes, SPLIT_BYTES) / 1e9:g}"
-            expected = f"at most {split_bytes:,} bytes, which --split-size allows"
-            raise InputError(file.path, "size", expected=expected, found=f"{file.size:,}", hint=hint)
+    """Raise InputError for a larger file that is no model: only those can be split."""
+    for name, file in files.items():
+        if file.size > split_bytes and (not _is_model(name) or hidden(name)):
+            expected = f"at most {split_bytes:,} bytes, which --split-size allows, since only models are split"
+            raise InputError(file.path, "size", expected=expected, found=f"{file.size:,}")
 
 
 def _gate(folder: Path, dry_run: bool, progress: Progress) -> None:

@@ -27,7 +27,7 @@ def publish(
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; print what would be sent.")] = False,
     split_size: Annotated[
-        str, typer.Option("--split-size", metavar="SIZE", help="Refuse larger files, such as 50GB.")
+        str, typer.Option("--split-size", metavar="SIZE", help="Split larger models first.")
     ] = "50GB",
     as_json: Json = False,
     quiet: Quiet = False,
