@@ -285,7 +285,7 @@ def _plans(run: Run, base: Base, calibration: Sequence[str | Path]) -> tuple[dic
 
 def _check_space(run: Run, base: Base, sizes: Mapping[str, int]) -> None:
     """Raise DiskFullError if the disk has no room for what is not there yet."""
-    needed = sum(size for name, size in sizes.items() if not run.file(base, name).exists())
+    needed = sum(size for name, size in sizes.items() if not run.ledger.files_of(run.file(base, name)))
     free = shutil.disk_usage(run.folder).free
     if needed > free:
         raise DiskFullError(run.folder, needed, free)
