@@ -31,6 +31,7 @@ from quantpress.files import file_digest, write_json
 from quantpress.hub import RemoteFile, Repository, listing
 from quantpress.names import hidden
 from quantpress.progress import SILENT, Progress
+from quantpress.resplit import resplit, too_large
 from quantpress.sizes import human_size
 from quantpress.upload import LocalFile, Uploader, target
 
@@ -94,8 +95,6 @@ def publish(
     may not be written to; HubError where the connection is lost for good or a file arrived damaged; OutputError while
     another run is at work in the folder; what `resplit` raises.
     """
-    from quantpress.resplit import resplit, too_large  # pictures and pages take a while to import
-
     folder = Path(os.path.abspath(folder))
     with _unchanging(folder, fcntl.LOCK_SH if dry_run else fcntl.LOCK_EX):
         release = _release(folder)
