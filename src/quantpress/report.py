@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from quantpress.card.markdown import command
 from quantpress.card.room import LEAST, PART
-from quantpress.card.rows import make_rows
+from quantpress.card.rows import make_rows, noisy
 from quantpress.files import write_text
 from quantpress.pictures import COVERAGE, FRONTIER, SPEED, shown_tests
 from quantpress.plots import kind_of
@@ -69,7 +69,8 @@ def report_data(results: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[st
     divergences in nats a token, `rates` in tokens a second.
     """
     repository = facts["settings"]["repository"]
-    found = [_file(row, repository) for row in make_rows(results)]
+    rows = make_rows(results)
+    found = [_file(row, repository) for row in rows]
     memory = next((row["memory"] for row in results["variants"].values() if "memory" in row), None)
     return {
         "words": {
@@ -88,6 +89,7 @@ def report_data(results: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[st
         "slider": _slider([file["wants"] for file in found]),
         "unit": next(row for row in DECIMAL if max(file["bytes"] for file in found) >= row[0] or row[0] == 1),
         "tests": shown_tests(results),
+        "noisy": noisy(rows),
         "files": found,
         "phrases": _phrases(),
     }

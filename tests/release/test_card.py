@@ -121,6 +121,15 @@ def test_speeds_are_compared_with_q4_0(tmp_path: Path) -> None:
     assert "%)" not in str(table_of_speeds(page(tmp_path, values)))
 
 
+def test_speeds_that_differ_from_run_to_run_are_called_so(tmp_path: Path) -> None:
+    values = measured()
+    assert "The runs differ widely" not in page(tmp_path, values)
+    for row in values["variants"].values():
+        for test in row["speed"]["tests"]:
+            test["deviation"] = test["mean"] / 2
+    assert page(tmp_path, values).count("The runs differ widely") == 2  # below the table of files, and above the speeds
+
+
 def table_of_speeds(text: str) -> list[dict[str, str]]:
     return table(text[text.index("\n## Speed\n") :], "type")
 

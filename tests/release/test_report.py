@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -180,6 +180,19 @@ def test_a_release_without_speeds_and_memory(tmp_path: Path) -> None:
     assert "as nobody measured them" in (tmp_path / "report.html").read_text()
 
 
+def test_speeds_that_differ_from_run_to_run_are_called_so(tmp_path: Path) -> None:
+    values = results()
+    page = report(tmp_path, values)
+    assert not Tags(page).data["noisy"]
+    assert "The runs differ widely" not in page.read_text().partition('id="data"')[0]
+    for row in values["variants"].values():
+        for test in row.get("speed", {}).get("tests", ()):
+            test["deviation"] = test["mean"] / 2
+    page = report(tmp_path, values)
+    assert Tags(page).data["noisy"]
+    assert "The runs differ widely" in page.read_text().partition('id="data"')[0]
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_files(count: int, tmp_path: Path) -> None:
     values = results()
@@ -210,10 +223,10 @@ def text(page: browser.Page, selector: str) -> str:
     return str(page.run(f"document.querySelector({json.dumps(selector)}).innerText"))
 
 
-def in_memory(nbytes: int) -> str:
-    """As JavaScript's toFixed writes it, which rounds halves up."""
+def in_memory(nbytes: int, rounding: str = ROUND_HALF_UP) -> str:
+    """As the page writes it."""
     unit, name, digits = (GIB, "GiB", "0.01") if nbytes >= GIB else (2**20, "MiB", "0.1")
-    return f"{(Decimal(nbytes) / unit).quantize(Decimal(digits), ROUND_HALF_UP)} {name}"
+    return f"{(Decimal(nbytes) / unit).quantize(Decimal(digits), rounding)} {name}"
 
 
 def expected(memory: int) -> tuple[str, str | None, set[str]]:
@@ -261,7 +274,8 @@ def test_the_slider_finds_the_file_that_fits(opened: browser.Page) -> None:
     check(opened)
     opened.press("Home", 36)
     said.append(check(opened))
-    assert in_memory(2_000_000_123 + GIB // 2) in text(opened, "#result")  # what the smallest wants
+    smallest = in_memory(2_000_000_123 + GIB // 2, ROUND_CEILING)
+    assert f"wants a memory of {smallest}" in text(opened, "#result")  # never less than it needs
     opened.press("End", 35)
     said.append(check(opened))
     assert set(said) == {"No file fits", *(f"Take {name}" for name in ("IQ2_M", "AUTO-4bpw", "Q8_0", "BF16"))}
@@ -276,6 +290,21 @@ def test_memory_can_be_typed(opened: browser.Page) -> None:
     assert text(opened, "#result strong") == "Take BF16"
     left = 24 * GIB - 24 * GIB // 16 - results()["variants"]["BF16"]["memory"]["total"]
     assert in_memory(left) in text(opened, "#result dl")
+
+
+def test_the_file_to_take_is_named_in_the_plots_however_crowded(chromium: browser.Page, tmp_path: Path) -> None:
+    values = results()
+    crowd = [measured(f"X{i:02}", 2_500_000_000 + i * 1_000_000, 0.0044 - i * 1e-5) for i in range(20)]
+    values["variants"] |= {row["variant"]: row for row in crowd}
+    del values["variants"]["AUTO-4bpw"]
+    chromium.open(report(tmp_path, values))
+    for name in ("X03", "X10", "X19", "X04"):
+        chromium.run(f"set(files.find((file) => file.name === '{name}').wants)")
+        assert text(chromium, "#result strong") == f"Take {name}"
+        named = chromium.run("[...document.querySelectorAll('#size-plot .point text')].map((text) => text.textContent)")
+        assert name in named
+        assert len(named) == len(set(named)) < 20
+    assert not chromium.complaints
 
 
 def test_points_say_what_they_are(opened: browser.Page) -> None:

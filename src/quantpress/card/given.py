@@ -104,6 +104,7 @@ def _measured(results: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) ->
         "tests": tests,
         "headline": rows.first_tests(tests, ("pp", "tg")),
         "repeats": max(repeats, default=0),
+        "noisy": rows.noisy(found),
         "reference": REFERENCE if REFERENCE in names else None,
         "repacked_known": bool(names) and all("repacked" in row["speed"] for row in found if row["rates"]),
         "machine_facts": results.get("machine"),

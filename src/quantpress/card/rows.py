@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from statistics import median
 from typing import Any
 
 from quantpress.benchmark import REFERENCE
@@ -20,9 +21,10 @@ from quantpress.names import hub_label, stem
 from quantpress.recipes import ENLARGED, is_stock
 from quantpress.sizes import human_size
 
-__all__ = ["better", "first_tests", "frontier", "gates", "make_rows", "pairs", "pick", "speeds", "type_groups"]
+__all__ = ["better", "first_tests", "frontier", "gates", "make_rows", "noisy", "pairs", "pick", "speeds", "type_groups"]
 
 _DEFAULT = "Q4_K_M"  # what llama.cpp downloads without a tag
+_NOISY = 0.2  # of a speed: what it differs by from run to run on a machine without other work is a few percent
 _LAYER = re.compile(r"^blk\.\d+\.")
 
 
@@ -100,6 +102,13 @@ def speeds(rows: Sequence[dict[str, Any]]) -> None:
             ratio = test["mean"] / reference[test["test"]] if reference.get(test["test"]) else None
             text = with_deviation(test["mean"], test["deviation"]) if test["repeats"] > 1 else rate(test["mean"])
             row["rates"][test["test"]] = {"text": text, "short": rate(test["mean"]), "ratio": ratio}
+
+
+def noisy(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the speeds of most files differ so much from run to run that they compare nothing."""
+    tests = [test for row in rows for test in row.get("speed", {}).get("tests", ()) if test["repeats"] > 1]
+    shares = [test["deviation"] / test["mean"] for test in tests if test["mean"] > 0]
+    return median(shares) > _NOISY if shares else False
 
 
 def first_tests(tests: Iterable[str], sorts: Iterable[str]) -> list[str]:

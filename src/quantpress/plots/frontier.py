@@ -108,7 +108,7 @@ def _axes(figure: Figure, points: Sequence[Point]) -> tuple[Axes, int]:
     margin = 0.09 * (max(sizes) - min(sizes)) or 0.1 * max(sizes) or 1
     axes.set_xlim((min(sizes) - margin) / unit, (max(sizes) + margin) / unit)
     axes.set_ylim(min(klds) / 1.9, max(p.kld + max(0, p.error) for p in points) * 1.6)
-    axes.xaxis.set_major_locator(MaxNLocator(8))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     few = max(klds) / min(klds) > 3000  # decades
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0), numticks=99))

@@ -7,6 +7,7 @@ const [slider, exact, tip] = ["slider", "exact", "tip"].map((id) => document.get
 const memoryUnit = data.slider.high >= 2 ** 31 ? [2 ** 30, "GiB"] : [2 ** 20, "MiB"];
 let language = "en";
 let memory = data.slider.start;
+let drawn = []; // the spots of every plot and the area that they are in
 
 // Words and numbers
 
@@ -15,8 +16,9 @@ function say(key, values = {}) {
   return data.phrases[language][key].replace(/\{(\w+)\}/g, (_, name) => known[name]);
 }
 
-function inMemory(bytes) {
-  return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+function inMemory(bytes, round = Math.round) {
+  const [unit, name, digits] = bytes >= 2 ** 30 ? [2 ** 30, "GiB", 2] : [2 ** 20, "MiB", 1];
+  return `${(round((bytes / unit) * 10 ** digits) / 10 ** digits).toFixed(digits)} ${name}`;
 }
 
 function speak(chosen) {
@@ -48,6 +50,7 @@ function choose() {
     marked.classList.toggle("over", !fits(file));
     marked.classList.toggle("best", file === best);
   }
+  for (const [spots, area] of drawn) name(spots, area, best);
   document.getElementById("amount").textContent = inMemory(memory);
   slider.setAttribute("aria-valuetext", inMemory(memory));
   const result = document.getElementById("result");
@@ -73,7 +76,7 @@ function facts(file) {
   return list;
 }
 
-const words = (key, file) => say(key, { name: file.name, wants: inMemory(file.wants) });
+const words = (key, file) => say(key, { name: file.name, wants: inMemory(file.wants, Math.ceil) });
 
 function outlook(best) {
   const next = least(files.filter((file) => file.kld < best.kld), (file) => file.wants);
@@ -100,6 +103,7 @@ function svg(tag, attributes, ...children) {
 
 function draw() {
   tip.hidden = true;
+  drawn = [];
   plot("size-plot", (file) => [file.bytes / unit[0], 0], 1, say("size_axis", { unit: unit[1] }));
   const test = document.getElementById("test")?.value;
   const rate = (file) => (file.rates[test] ? [file.rates[test].mean, file.rates[test].deviation] : [0, 0]);
@@ -119,7 +123,7 @@ function plot(id, value, better, title) {
   axes(drawing, area, x, y, title);
   drawing.append(svg("path", { class: "edge", d: edge(shown, value, x, y, better) }));
   const spots = shown.map((file) => point(drawing, file, value(file), x, y, area));
-  name(spots, area);
+  drawn.push([spots, area]);
   keys(spots);
   const without = files.filter((file) => !(file.kld > 0)).map((file) => file.name);
   box.replaceChildren(drawing, element("p", without.length ? say("undrawn", { names: without.join(", ") }) : ""));
@@ -191,19 +195,22 @@ function point(drawing, file, [mean, error], x, y, area) {
   return { file, group, x: cx, y: cy, bar };
 }
 
-/** Names where there is room, those that nothing beats first; the others are in the tips. */
-function name(spots, area) {
+/** Names where there is room: that of the file to take always, then those that nothing beats; the others are in the tips. */
+function name(spots, area, best) {
+  for (const { group } of spots) group.querySelector("text")?.remove();
   const taken = spots.map(({ x, y }) => [x - 6, y - 6, x + 6, y + 6]);
   for (const { bar, y } of spots) taken.push([bar[0] + 2, y - 1, bar[1] - 2, y + 1]);
-  const clash = (a) => taken.some((b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]);
-  for (const { file, group, x, y } of [...spots].sort((a, b) => Boolean(a.file.better) - Boolean(b.file.better))) {
+  const clashes = (a) => taken.filter((b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]).length;
+  const rank = ({ file }) => (file === best ? 0 : file.better ? 2 : 1);
+  for (const { file, group, x, y } of [...spots].sort((a, b) => rank(a) - rank(b))) {
     const text = svg("text", {}, file.name.length > 18 ? `${file.name.slice(0, 17)}…` : file.name);
     group.append(text);
     const wide = text.getComputedTextLength?.() || 6.5 * file.name.length;
     const places = [[9, -5], [-9 - wide, -5], [9, 13], [-9 - wide, 13], [-wide / 2, -10], [-wide / 2, 19]];
     const boxes = places.map(([dx, dy]) => [x + dx, y + dy - 9, x + dx + wide, y + dy + 2]);
-    const free = boxes.find((box) => box[0] > area.left && box[2] < area.right + 14 && box[1] > 0 && !clash(box));
-    if (!free) { text.remove(); continue; }
+    const inside = boxes.filter((box) => box[0] > area.left && box[2] < area.right + 14 && box[1] > 0);
+    const [free] = inside.sort((a, b) => clashes(a) - clashes(b));
+    if (!free || (clashes(free) && file !== best)) { text.remove(); continue; }
     taken.push(free);
     text.setAttribute("x", free[0]);
     text.setAttribute("y", free[1] + 9);
