@@ -1,7 +1,7 @@
 """Automatic plans against the stock mixes at the same bytes: KL divergence on held-out text, for a model and texts.
 
     python -m bench.allocation --model BF16.gguf --calibration TEXT --search TEXT --held-out TEXT
-                               [--mixes Q4_K_M,…] [--budget 4m] [--encoder quantpress] [--json FILE]
+                               [--mixes Q4_K_M,…] [--budget 4m] [--encoder quantpress] [--effort NAME] [--json FILE]
 
 The stock mixes are encoded by ggml, as people have them, with an importance matrix of the calibration text as
 llama-imatrix makes it; the plans by `--encoder`, with quantpress's, which covers the output too. Each plan may take as
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.allocation import Allocation, allocate, parse_spend, parse_target
+from quantpress.encoding import COMPENSATED
 from quantpress.evaluate import Evaluation, evaluate
 from quantpress.imatrix import imatrix
 from quantpress.progress import for_terminal
@@ -39,6 +40,7 @@ def main() -> None:
         "--budget", default="4m", help="for each plan: a time, or a number of probes; 0: from errors alone"
     )
     parser.add_argument("--encoder", default="quantpress")
+    parser.add_argument("--effort", default="normal", help="of the plans' encoder; compensated: with second moments")
     parser.add_argument("--imatrix-chunks", type=int, default=192)
     parser.add_argument("--search-chunks", type=int, default=16)
     parser.add_argument("--chunks", type=int, default=32, help="windows of the held-out text")
@@ -62,6 +64,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             out=folder / f"{name}.gguf",
             chunks=given.imatrix_chunks,
             process_output=output,
+            moments=output and given.effort == COMPENSATED,
         )
         for name, output in (("usual", False), ("importance", True))
     )
@@ -73,9 +76,8 @@ def measure(given: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         start = time.monotonic()
         found = plan(given, importance, name, folder)
         seconds = time.monotonic() - start
-        file = quantize(
-            given.model, plans=[found.plan], imatrix=importance, encoder=given.encoder, out=folder / "plans"
-        )[0]
+        how = {"encoder": given.encoder, "effort": given.effort, "allow_plain": True}
+        file = quantize(given.model, plans=[found.plan], imatrix=importance, out=folder / "plans", **how)[0]
         if file.stat().st_size != found.plan.bytes:
             raise SystemExit(f"{name}: predicted {found.plan.bytes:,} bytes, found {file.stat().st_size:,}")
         own = evaluate(given.model, file, **settings)[0]
@@ -93,6 +95,7 @@ def plan(given: argparse.Namespace, importance: Path, mix: str, folder: Path) ->
         held_out=given.held_out,
         budget=parse_spend(given.budget),
         encoder=given.encoder,
+        effort=given.effort,
         sensitivity=given.sensitivity or folder / "sensitivity.json",
         search_chunks=given.search_chunks,
         gate_chunks=given.chunks,
@@ -116,6 +119,8 @@ def row(name: str, size: int, mix: Evaluation, own: Evaluation, found: Allocatio
         "extreme": own.kld_p999 / mix.kld_p999,
         "same_top": [mix.same_top, own.same_top],
         "passed": gate.passed if gate else None,
+        "plain": gate.plain.kld_mean if gate and gate.plain else None,
+        "left_plain": found.plan.plain,
         "plan_bytes": found.plan.bytes,
         "search_kld": found.measured,
         "predicted": found.predicted,

@@ -173,6 +173,62 @@ void decode_rows(const Packed &data, const std::string &source, const Array<floa
     decode(found, data.data(), data.shape(0), out.shape(1), out.data(), threads);
 }
 
+// Of each type that has codes, the weights of one.
+nb::dict code_widths() {
+    nb::dict widths;
+    for (const std::string &type : types())
+        if (const Alphabet *of = alphabet(type.c_str())) widths[type.c_str()] = of->width;
+    return widths;
+}
+
+using Column = Array<const float, nb::ndim<1>, nb::c_contig>;
+
+// Of all panels: rows above and of its own, times columns.
+std::size_t factor_size(std::size_t cols) {
+    std::size_t size = 0;
+    for (std::size_t first = 0; first < cols; first += kPanel) {
+        const std::size_t width = std::min(kPanel, cols - first);
+        size += (first + width) * width;
+    }
+    return size;
+}
+
+// A permutation that keeps blocks together and, of codes of several weights, groups of eight in their own order.
+void check_order(const Indices &order, const Alphabet &of, std::size_t cols) {
+    check_indices(order, cols, cols, "order");
+    std::vector<bool> seen(cols);
+    for (std::size_t i = 0; i < cols; ++i) {
+        const std::size_t column = order(i), first = order(i / of.block * of.block);
+        expect(!seen[column] && column / of.block == first / of.block, "order: expected whole blocks, each column once");
+        if (of.width > 1)
+            expect(column == static_cast<std::size_t>(order(i / 8 * 8)) + i % 8 && column % 8 == i % 8,
+                   "order: expected whole groups of eight");
+        seen[column] = true;
+    }
+}
+
+void compensate_rows(const Rows &x, const std::string &type, const Array<std::uint8_t, nb::ndim<2>, nb::c_contig> &out,
+                     const Column &factor, const Column &diagonal, const Column &importance, const Indices &order,
+                     int rounds, int effort, int threads, const std::string &isa) {
+    const std::size_t rows = x.shape(0), cols = x.shape(1);
+    const Alphabet *of = alphabet(type.c_str());
+    if (!of) throw std::invalid_argument("type: expected one that has codes, found " + type);
+    expect(cols <= 1 || (x.stride(1) == 1 && (rows <= 1 || x.stride(0) == static_cast<std::int64_t>(cols))),
+           "x: expected adjacent rows");
+    const Codec found = codec(type, isa);
+    check_rows(found, cols, out.shape(1), "out");
+    expect(out.shape(0) == rows, "out: expected as many rows as x");
+    expect(factor.shape(0) == factor_size(cols), "factor: expected panels of 256 columns");
+    expect(diagonal.shape(0) == cols && importance.shape(0) == cols, "diagonal, importance: expected one value a column");
+    expect(rounds > 0 && effort >= 0 && effort <= 2, "rounds, effort: expected at least 1, and 0 to 2");
+    check_order(order, *of, cols);
+    const Feedback feedback{factor.data(), diagonal.data(), importance.data(), order.data(), rounds};
+    const Kernels &use = kernels(isa);
+    const nb::gil_scoped_release released;
+    compensate(use, {found, *of, feedback, static_cast<Effort>(effort)}, {x.data(), nullptr, rows, cols}, out.data(),
+               threads);
+}
+
 }  // namespace
 }  // namespace quantpress
 
@@ -186,6 +242,10 @@ NB_MODULE(_native, module) {
                "limit"_a = 3.4028235e38f, "effort"_a = 1, "threads"_a = 1, "isa"_a = "");
     module.def("decode", &decode_rows, "data"_a.noconvert(), "source"_a, "out"_a.noconvert(), nb::kw_only(),
                "threads"_a = 1, "isa"_a = "");
+    module.def("compensate", &compensate_rows, "x"_a.noconvert(), "type"_a, "out"_a.noconvert(), "factor"_a.noconvert(),
+               "diagonal"_a.noconvert(), "importance"_a.noconvert(), "order"_a.noconvert(), nb::kw_only(),
+               "rounds"_a = 1, "effort"_a = 1, "threads"_a = 1, "isa"_a = "");
+    module.def("code_widths", &code_widths);
     module.def("packed_words", &packed_words, "vocab"_a);
     module.def("add_squares", &add_squares, "x"_a.noconvert(), "sums"_a.noconvert(),
                "matrix"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 1, "isa"_a = "");

@@ -72,4 +72,13 @@ void decode(const Codec &source, const std::uint8_t *data, std::size_t rows, std
     });
 }
 
+void compensate(const Kernels &use, const Compensation &how, const Rows &rows, std::uint8_t *out, int threads) {
+    constexpr std::size_t kPieceRows = 64;  // go through the columns together
+    parallel((rows.rows + kPieceRows - 1) / kPieceRows, threads, [&](std::size_t first, std::size_t last) {
+        const std::size_t row = first * kPieceRows, end = std::min(last * kPieceRows, rows.rows);
+        use.compensate(how, {rows.x + row * rows.cols, nullptr, end - row, rows.cols},
+                       out + row * row_bytes(how.codec, rows.cols));
+    });
+}
+
 }  // namespace quantpress

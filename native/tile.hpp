@@ -32,4 +32,7 @@ std::size_t encode(const Kernels &use, const Tile &tile, const std::vector<Targe
 // Decodes rows to float32 [rows, cols].
 void decode(const Codec &source, const std::uint8_t *data, std::size_t rows, std::size_t cols, float *x, int threads);
 
+// Encodes float32 rows with feedback; 64 rows are a piece of work.
+void compensate(const Kernels &use, const Compensation &how, const Rows &rows, std::uint8_t *out, int threads);
+
 }  // namespace quantpress

@@ -19,6 +19,7 @@ from quantpress.formats import TYPES, TensorType
 from quantpress.gguf import GGUF, TensorSpec, Value, Writer, read
 from quantpress.imatrix import Imatrix
 from quantpress.sensitivity import Error, Observation, Sensitivity, add_errors, fingerprint, read_sensitivity
+from quantpress.statistics import Statistics
 from tests.oracle import models
 
 KINDS = ("Q2_K", "Q4_K", "Q6_K", "Q8_0", "IQ4_NL", "IQ3_S")
@@ -73,7 +74,7 @@ def nothing(path: Path | None = None) -> Sensitivity:
 
 def errors(model: GGUF, imatrix: Imatrix | None, wanted: dict[str, list[TensorType]], **how: Any) -> Any:
     known = nothing()
-    add_errors(known, model, wanted, imatrix, **how)
+    add_errors(known, Statistics(model, imatrix), wanted, **how)
     return known.errors
 
 
@@ -191,15 +192,15 @@ def test_keeps_what_is_known(model: GGUF, tmp_path: Path, tiles: list[Tile]) -> 
     file = tmp_path / "sensitivity.json"
     first = read_sensitivity(file, IDENTITY)
     assert (first.errors, first.probes) == ({}, {})
-    add_errors(first, model, {ONE: types("Q4_K", "Q8_0"), TWO: types("Q4_K")}, None)
+    add_errors(first, Statistics(model, None), {ONE: types("Q4_K", "Q8_0"), TWO: types("Q4_K")})
     first.probes["text"] = {ONE: [Observation(-0.25, 1e-3), Observation(1 / 3, 0)]}
     first.save()
     tiles.clear()
     second = read_sensitivity(file, IDENTITY)
     assert second == first
-    add_errors(second, model, {ONE: types("Q8_0", "Q4_K"), TWO: types("Q4_K")}, None)
+    add_errors(second, Statistics(model, None), {ONE: types("Q8_0", "Q4_K"), TWO: types("Q4_K")})
     assert tiles == []
-    add_errors(second, model, {ONE: types("Q8_0", "Q6_K"), TWO: types("Q4_K")}, None)
+    add_errors(second, Statistics(model, None), {ONE: types("Q8_0", "Q6_K"), TWO: types("Q4_K")})
     assert [(tile.tensor, tile.types) for tile in tiles] == [(ONE, (TYPES["Q6_K"],))]
     assert list(second.errors[ONE]) == ["Q4_K", "Q8_0", "Q6_K"]
     assert read_sensitivity(file, IDENTITY) == second
@@ -215,20 +216,20 @@ def test_what_was_done_before_an_error_is_kept(model: GGUF, tmp_path: Path, monk
     monkeypatch.setattr(sensitivity, "_SAVE_SECONDS", 0)
     file = tmp_path / "sensitivity.json"
     with pytest.raises(InputError, match=f"^{model.path}: test"):
-        add_errors(nothing(file), model, {ONE: types("Q8_0"), TWO: types("Q8_0")}, None)
+        add_errors(nothing(file), Statistics(model, None), {ONE: types("Q8_0"), TWO: types("Q8_0")})
     assert list(read_sensitivity(file, IDENTITY).errors) == [ONE]
 
 
 def test_without_a_path_nothing_is_kept(model: GGUF) -> None:
     known = read_sensitivity(None, IDENTITY)
-    add_errors(known, model, {ONE: types("Q8_0")}, None)
+    add_errors(known, Statistics(model, None), {ONE: types("Q8_0")})
     assert list(known.errors) == [ONE]
 
 
 def test_a_folder_that_is_none(model: GGUF, tmp_path: Path) -> None:
     known = read_sensitivity(tmp_path / "none" / "sensitivity.json", IDENTITY)
     with pytest.raises(OutputError, match=r"sensitivity\.json"):
-        add_errors(known, model, {ONE: types("Q8_0")}, None)
+        add_errors(known, Statistics(model, None), {ONE: types("Q8_0")})
 
 
 @pytest.mark.parametrize("key", [*IDENTITY, "version"])

@@ -4,6 +4,7 @@
 #include "blocks.hpp"
 #include "kernels/activations.hpp"
 #include "kernels/codebook.hpp"
+#include "kernels/compensated.hpp"
 #include "kernels/decode.hpp"
 #include "kernels/divergence.hpp"
 #include "kernels/error.hpp"
@@ -50,7 +51,7 @@ constexpr Codec kCodecs[] = {
 };
 
 constexpr Kernels all_kernels(const char *isa) {
-    return {isa, add_squares, score, pack, compare, first_beyond, weighted_error, kCodecs};
+    return {isa, add_squares, score, pack, compare, first_beyond, weighted_error, compensate, kCodecs};
 }
 
 }  // namespace

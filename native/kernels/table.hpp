@@ -4,6 +4,7 @@
 #include <span>
 
 #include "codec.hpp"
+#include "compensate.hpp"
 
 namespace quantpress {
 
@@ -21,6 +22,7 @@ struct Kernels {
     Comparison (*compare)(const std::uint16_t *packed, const float *logits, std::size_t vocab, std::int32_t target);
     std::size_t (*first_beyond)(const float *x, std::size_t n, float limit);
     double (*weighted_error)(const float *x, const float *y, const float *importance, std::size_t cols);
+    Compensate compensate;
     std::span<const Codec> codecs;
 };
 

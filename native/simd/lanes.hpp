@@ -87,6 +87,7 @@ QUANTPRESS_OPERATOR(>>)
     }                                                                                                       \
     template <class T> inline Int operator op(const Lanes<T> &a, T b) { return a op broadcast(b); }
 QUANTPRESS_COMPARISON(<)
+QUANTPRESS_COMPARISON(<=)
 QUANTPRESS_COMPARISON(>)
 QUANTPRESS_COMPARISON(==)
 QUANTPRESS_COMPARISON(!=)
@@ -231,6 +232,27 @@ inline bool any(const Int &mask) {
     return fold(mask, [](std::int32_t a, std::int32_t b) { return a | b; }) != 0;
 }
 
+// The lanes of a mask, a bit each.
+inline unsigned lanes_of(const Int &mask) {
+#if defined(__AVX512F__)
+    return _mm512_movepi32_mask((__m512i)mask.part[0]);
+#else
+    unsigned found = 0;
+    UNROLL for (int i = 0; i < Int::kParts; ++i) {
+#if defined(__AVX2__)
+        found |= static_cast<unsigned>(_mm256_movemask_ps((__m256)mask.part[i])) << 8 * i;
+#elif defined(__SSE2__)
+        found |= static_cast<unsigned>(_mm_movemask_ps((__m128)mask.part[i])) << 4 * i;
+#else
+        for (int lane = 0; lane < Int::kWidth; ++lane) found |= (mask.part[i][lane] & 1u) << (Int::kWidth * i + lane);
+#endif
+    }
+    return found;
+#endif
+}
+
+inline float first_lane(const Float &v) { return v.part[0][0]; }
+
 // Calls step(lanes, offset) over `n` values; the last lanes, where n is no multiple of 16, are filled up with `fill`.
 template <class T, class F> inline void for_lanes(const T *values, std::size_t n, T fill, F step) {
     std::size_t i = 0;
@@ -339,6 +361,19 @@ inline Float add_product(const Float &sum, const Float &a, const Float &b) {
     return result;
 #else
     return sum + a * b;
+#endif
+}
+
+// sum + a * b rounded once, on every instruction set.
+inline Float fused(const Float &sum, const Float &a, const Float &b) {
+#if defined(__AVX512F__) || defined(__FMA__)
+    return add_product(sum, a, b);
+#else
+    Float result;
+    UNROLL for (int i = 0; i < Float::kParts; ++i)
+        for (int lane = 0; lane < Float::kWidth; ++lane)
+            result.part[i][lane] = __builtin_fmaf(a.part[i][lane], b.part[i][lane], sum.part[i][lane]);
+    return result;
 #endif
 }
 

@@ -44,6 +44,30 @@ def encode(
 def decode(data: NDArray[np.uint8], source: str, out: NDArray[np.float32], *, threads: int = 1, isa: str = "") -> None:
     """Decodes rows of type `source`, data [rows, bytes of a row], to out [rows, cols]."""
 
+def code_widths() -> dict[str, int]:
+    """The types that `compensate` encodes, and how many weights share a code of each: 1, 4 or 8."""
+
+def compensate(
+    x: NDArray[np.float32],
+    type: str,
+    out: NDArray[np.uint8],
+    factor: NDArray[np.float32],
+    diagonal: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    order: NDArray[np.int32],
+    *,
+    rounds: int = 1,
+    effort: int = 1,
+    threads: int = 1,
+    isa: str = "",
+) -> None:
+    """Encodes x [rows, cols] with feedback, to out [rows, bytes of a row]; native/compensate.hpp says how.
+
+    order [cols]: the column taken at each place; blocks stay together, and groups of 8 where a code is of several.
+    diagonal [cols]: D, in that order. factor: U in that order by panels of 256 columns, each with the rows above it and
+    its own. importance [cols]: by column, for the search of scales. rounds: searches of the scales of a block.
+    """
+
 def add_squares(
     x: NDArray[np.float32],
     sums: NDArray[np.float64],

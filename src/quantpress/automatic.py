@@ -22,7 +22,7 @@ from quantpress.gguf import GGUF
 from quantpress.imatrix import read as read_imatrix
 from quantpress.inputs import Base, Text
 from quantpress.metadata import ImatrixInfo
-from quantpress.plan import Plan, read_plan
+from quantpress.plan import Extra, Plan, read_plan
 from quantpress.run import Run
 from quantpress.sensitivity import fingerprint, read_sensitivity
 
@@ -37,13 +37,13 @@ class Automatic:
     allocation: dict[str, Any]
 
 
-def most_bytes(model: GGUF, target: Target, run: Run, imatrix: ImatrixInfo) -> int:
+def most_bytes(model: GGUF, target: Target, run: Run, imatrix: ImatrixInfo, extra: Extra) -> int:
     """What the file of a target will take at most, before there is an importance matrix; `imatrix`: its names.
 
     Raises PlanError for a target out of reach.
     """
     groups = choices(model, covered=set(model.tensors), encoder=run.settings.encoder)
-    return target.limit(model, groups, imatrix, run.extra)
+    return target.limit(model, groups, imatrix, extra)
 
 
 def automatic_plans(run: Run, base: Base, importance: Path, texts: Mapping[str, Text]) -> dict[str, Automatic]:
@@ -77,6 +77,7 @@ def _make(run: Run, base: Base, target: Target, importance: Path, texts: Mapping
         budget=parse_spend(settings.budget),
         encoder=settings.encoder,
         effort=settings.effort,
+        moments=run.moments(base),
         sensitivity=_sensitivity(run, base, importance),
         extra=run.extra,
         chat=chat["calibration"],
@@ -95,7 +96,7 @@ def _sensitivity(run: Run, base: Base, importance: Path) -> Path:
     encoding = {"encoder": run.settings.encoder, "effort": run.settings.effort}
     with gguf.read(base.path) as model:
         try:
-            read_sensitivity(path, {**fingerprint(model, read_imatrix(importance)), **encoding})
+            read_sensitivity(path, {**fingerprint(model, read_imatrix(importance), run.moments(base)), **encoding})
         except InputError:
             path.unlink()
     return path

@@ -1,12 +1,12 @@
 """The seam of quantization: rows of a matrix in, the same rows in every wanted type out.
 
-`encode_tile` is a pure, picklable function of a `Tile`. Whatever runs it stays outside: threads today, other processes
-or machines later. A tile never crosses a matrix, because each expert of a mixture has its own importance, and blocks
-are encoded independently of each other, so the bytes do not depend on how a tensor is cut.
+`encode_tile` is a function of a `Tile`; whatever runs it stays outside. A tile never crosses a matrix, because each
+expert of a mixture has its own importance, and blocks are encoded independently of each other, or of other rows at
+least, so the bytes do not depend on how a tensor is cut.
 
 Two encoders: our own core (codec.py), and ggml's, whose bytes are those that llama-quantize writes. Both are given
 finite weights only: ggml's abort the process on some others and write silently broken blocks, with finite scales, for
-the rest.
+the rest. With the effort "compensated" and second moments of its inputs our own pays errors back (compensation.py).
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from numpy.typing import NDArray
 from quantpress import codec
 from quantpress.arrays import Bytes, Floats
 from quantpress.codec import check_importance
+from quantpress.compensation import Compensator
+from quantpress.compensation import knows as compensates
 from quantpress.engine import ggml
 from quantpress.errors import InputError, PlanError
 from quantpress.formats import TYPES, TensorType
 
 __all__ = [
+    "COMPENSATED",
     "ENCODERS",
+    "PLAIN",
     "Encoder",
     "Tile",
     "check_encodable",
@@ -37,9 +41,13 @@ __all__ = [
     "decode",
     "encode_tile",
     "encoder_named",
+    "tile_energies",
     "tile_errors",
     "tiles_of",
 ]
+
+COMPENSATED = "compensated"  # the effort that uses second moments
+PLAIN = "normal"  # that of what has none, or no use for them
 
 Errors = NDArray[np.float64]
 
@@ -58,6 +66,7 @@ class Tile:
     cols: int
     types: tuple[TensorType, ...]  # to encode to
     importance: Floats | None = None  # [cols]
+    compensator: Compensator | None = None  # of the matrix, for the effort "compensated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +101,18 @@ def encode_tile(tile: Tile, encoder: str = "quantpress", effort: str = "normal")
 def tile_errors(tile: Tile, encoder: str = "quantpress", effort: str = "normal") -> Errors:
     """The weighted squared errors of a tile's rows in each of its types: float64 [types, rows].
 
-    Σ importance[j] (w[j] - decoded[j])², with 1 for importance where there is none. Raises as `encode_tile`.
+    Σ importance[j] (w[j] - decoded[j])², with 1 for importance where there is none; of a compensated tile (w - decoded)
+    H (w - decoded)ᵀ. Raises as `encode_tile`.
     """
     coder = encoder_named(encoder, effort)
     check_encodable(tile.types, encoder, tile.tensor)
     return coder.errors(tile, tile.types, effort)
+
+
+def tile_energies(tile: Tile) -> Errors:
+    """The weighted sum of squares of each row of a tile: float64 [rows]."""
+    squares = np.square(decode(tile.data, tile.type, tile.cols), dtype=np.float64)
+    return squares.sum(axis=1) if tile.importance is None else squares @ tile.importance.astype(np.float64)
 
 
 @contextmanager
@@ -105,7 +121,8 @@ def tiles_of(path: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise type(error)(path, error.field, expected=error.expected, found=error.found, hint=error.hint) from error
+        where = path if error.path is None else error.path
+        raise type(error)(where, error.field, expected=error.expected, found=error.found, hint=error.hint) from error
 
 
 def encoder_named(name: str, effort: str = "normal") -> Encoder:
@@ -145,11 +162,24 @@ def check_finite(x: NDArray[np.floating], tensor: str, row: int = 0) -> None:
 
 
 def _by_core(tile: Tile, types: Sequence[TensorType], effort: str) -> list[Bytes]:
-    return _core_rows(tile, types, effort=effort).data
+    if effort != COMPENSATED or tile.compensator is None:
+        return _core_rows(tile, types, effort=PLAIN if effort == COMPENSATED else effort).data
+    x = decode(tile.data, tile.type, tile.cols)
+    if not np.abs(x).max() <= codec.LARGEST_WEIGHT:  # so put that NaN fails
+        _core_rows(tile, types, keep=False)  # which says where
+    found = {type: tile.compensator.encode(x, type) for type in types if compensates(type)}
+    rest = [type for type in types if found.get(type) is None]
+    found.update(zip(rest, _core_rows(tile, rest).data, strict=True))
+    return [data for type in types if (data := found[type]) is not None]
 
 
 def _core_errors(tile: Tile, types: Sequence[TensorType], effort: str) -> Errors:
-    return _core_rows(tile, types, effort=effort, keep=False, errors=True).errors
+    if effort != COMPENSATED or tile.compensator is None:
+        effort = PLAIN if effort == COMPENSATED else effort
+        return _core_rows(tile, types, effort=effort, keep=False, errors=True).errors
+    x = decode(tile.data, tile.type, tile.cols)
+    encoded = zip(types, _by_core(tile, types, effort), strict=True)
+    return np.stack([tile.compensator.cost(x - decode(data, type, tile.cols)) for type, data in encoded])
 
 
 def _core_rows(tile: Tile, types: Sequence[TensorType], **how: Any) -> codec.Encoded:
@@ -193,7 +223,7 @@ def _checked(encoded: Bytes, type: TensorType, tile: Tile) -> Bytes:
 
 ENCODERS: Mapping[str, Encoder] = MappingProxyType(
     {
-        "quantpress": Encoder(_by_core, _core_errors, codec.knows, lambda _: False, codec.EFFORTS),
+        "quantpress": Encoder(_by_core, _core_errors, codec.knows, lambda _: False, (*codec.EFFORTS, COMPENSATED)),
         "ggml": Encoder(_by_ggml, _ggml_errors, lambda type_: type_.encodable, ggml.requires_importance, ("normal",)),
     }
 )

@@ -7,7 +7,8 @@ no part of the release: it moves from `files` to `unlisted`, from where a later 
 A file that was sent to the Hub and removed here (stream.py) has `remote` in its entry. It is kept while the Hub has it
 with its hash; a run that does not ask the Hub knows of no such file, and makes it again.
 
-One whose tensors were in other files before (parts.py) has their hashes in `earlier`: a list for each time.
+One whose tensors were in other files before (parts.py) has their hashes in `earlier`: a list for each time. One that
+was encoded with second moments says in `compensated` how many matrices were, and which tensors were not worth it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from quantpress.files import file_digest, make_folder, write_json
 __all__ = ["Ledger"]
 
 _ENTRY = {"bytes": int, "sha256": str, "source": str, "made_together": int}
+_MORE = ("earlier", "compensated")
 
 
 class Ledger:
@@ -38,7 +40,7 @@ class Ledger:
         self.gone: list[str] = []
         for key, entry in _read(path).items():
             if (self.folder / key).is_file():
-                self.entries[key] = {field: entry[field] for field in (*_ENTRY, "earlier") if field in entry}
+                self.entries[key] = {field: entry[field] for field in (*_ENTRY, *_MORE) if field in entry}
             elif entry.get("remote") and (there or {}).get(key) == entry["sha256"]:
                 self.entries[key] = entry
             elif entry.get("remote"):
@@ -79,7 +81,8 @@ class Ledger:
         earlier, hashes = self.earlier(files[0]), [self.sha256(file) for file in files]
         gone = [self.entries.pop(self._key(file)) for file in files]
         self.listed -= {self._key(file) for file in files}
-        self.record(others, gone[0]["source"], earlier=[*earlier, hashes])
+        kept = {"compensated": gone[0]["compensated"]} if "compensated" in gone[0] else {}
+        self.record(others, gone[0]["source"], earlier=[*earlier, hashes], **kept)
 
     def earlier(self, file: Path) -> list[list[str]]:
         """The hashes of the files that had its tensors before, the first ones first."""
@@ -121,6 +124,10 @@ class Ledger:
     def bytes(self, file: Path) -> int:
         """The recorded size of a file that is kept or was just made."""
         return int(self.entries[self._key(file)]["bytes"])
+
+    def compensated(self, file: Path) -> dict[str, Any] | None:
+        """What is known of a file's compensated encoding; None where it was encoded plainly."""
+        return self.entries[self._key(file)].get("compensated")
 
     def remote(self, file: Path) -> bool:
         """Whether a file is on the Hub and no longer here."""

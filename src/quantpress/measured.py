@@ -159,6 +159,7 @@ def described(run: Run, base: Base, variants: Mapping[str, Variant], results: Re
             "bits_per_weight": found.plan.bits_per_weight,
             "types": types[name],
             **({"allocation": found.allocation} if found.allocation else {}),
+            **({"compensated": how} if (how := run.ledger.compensated(found.parts[0])) else {}),
         }
         if not run.settings.bench:
             results.rows[name].pop("speed", None)  # of an earlier run: a page has all or none

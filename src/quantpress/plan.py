@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Plan:
     weights: int
     tensor_bytes: int
     bytes: int  # of the file, to the byte
+    plain: tuple[str, ...] = ()  # tensors that compensated encoding is of no use for
 
     @property
     def bits_per_weight(self) -> float:
@@ -75,6 +76,7 @@ class Plan:
             "bits_per_weight": self.bits_per_weight,
             "fallbacks": self.fallbacks,
             "tensors": self.tensors,
+            "plain": list(self.plain),
         }
 
     def to_json(self) -> str:
@@ -226,9 +228,10 @@ def from_json(text: str, model: GGUF, *, path: str | Path | None = None, extra: 
     tensors = {name: tensor_type(str(type)) for name, type in _field(values, "tensors", dict, path).items()}
     check(model, tensors, path)
     info = _info_field(values, path)
-    return from_types(
+    found = from_types(
         model, tensors, recipe=recipe, file_type=file_type, fallbacks=fallbacks, imatrix=info, extra=extra
     )
+    return replace(found, plain=_plain_field(values, model, path))
 
 
 def check(model: GGUF, tensors: Mapping[str, TensorType], path: str | Path | None = None) -> None:
@@ -313,6 +316,13 @@ def _field(values: Mapping[str, Any], key: str, kind: type, path: str | Path | N
     if not isinstance(value, kind):
         raise PlanError(path, key, expected=kind.__name__, found=value)
     return value
+
+
+def _plain_field(values: dict[str, Any], model: GGUF, path: str | Path | None) -> tuple[str, ...]:
+    found = values.get("plain", [])
+    if not isinstance(found, list) or not all(isinstance(name, str) and name in model.tensors for name in found):
+        raise PlanError(path, "plain", expected="a list of the model's tensors", found=found)
+    return tuple(found)
 
 
 def _info_field(values: Mapping[str, Any], path: str | Path | None) -> ImatrixInfo | None:

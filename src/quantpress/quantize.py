@@ -20,34 +20,35 @@ from functools import partial
 from pathlib import Path
 
 from quantpress import gguf
-from quantpress.arrays import Bytes, Floats
+from quantpress.arrays import Bytes
+from quantpress.compensation import WITHOUT, Choices
 from quantpress.cpu import default_threads
-from quantpress.encoding import Encoder, Tile, check_encodable, encode_tile, encoder_named, tiles_of
+from quantpress.encoding import COMPENSATED, PLAIN, Encoder, check_encodable, encode_tile, encoder_named, tiles_of
 from quantpress.errors import DiskFullError, PlanError
 from quantpress.files import make_folder
 from quantpress.formats import TensorType
 from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer, folder_writer
-from quantpress.imatrix import Imatrix, check_model, covered
-from quantpress.imatrix import read as read_imatrix
+from quantpress.imatrix import Imatrix, covered
 from quantpress.metadata import quantized_metadata
 from quantpress.names import model_name, variant_file
 from quantpress.plan import Extra, Plan, check, missing_importance, plan, read_plan
 from quantpress.progress import SILENT, Progress
+from quantpress.statistics import Statistics, open_statistics
 from quantpress.tiles import RowReader, cuts, in_threads
 
 __all__ = ["quantize"]
 
 _SHOWN = 8  # names in a message
-_Encode = Callable[[Tile], list[Bytes]]
+_Encode = Callable[..., list[Bytes]]  # of a tile and `effort`
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One tensor and who wants it in which type."""
+    """One tensor and who wants it in which type, encoded with which effort."""
 
     tensor: Tensor
     writers: Mapping[TensorType, list[Writer]]
-    importance: Floats | None  # [matrices, cols]
+    effort: str
 
 
 def quantize(
@@ -59,10 +60,13 @@ def quantize(
     imatrix: str | Path | None = None,
     encoder: str = "quantpress",
     effort: str = "normal",
+    moments: str | Path | None = None,
+    allow_plain: bool = False,
     threads: int | None = None,
     split_bytes: int | None = None,
     extra: Extra = (),
     allow_requantize: bool = False,
+    choices: Choices | None = None,
     progress: Progress = SILENT,
 ) -> list[Path]:
     """Write `out/<model>-<type>.gguf` for each of `types` (recipes) and `plans`; return their paths in that order.
@@ -75,12 +79,15 @@ def quantize(
         plans: plans of this model or their `plan.json` files.
         imatrix: an importance matrix of this model.
         encoder: who encodes, see `encoding.ENCODERS`.
-        effort: time spent on a smaller error, see `codec.EFFORTS`; ggml's encoder has "normal" only.
+        effort: time spent on a smaller error, see `codec.EFFORTS`, or "compensated"; ggml's encoder has "normal" only.
+        moments: second moments, for the effort "compensated"; default those beside the imatrix.
+        allow_plain: encode a tensor without moments plainly, instead of refusing it.
         threads: default all that this process may use. The bytes do not depend on it.
         split_bytes: a file that would be larger becomes a folder `<model>-<type>` of numbered parts; the path of the
             first is returned.
         extra: metadata to add, as in `quantized_metadata`.
         allow_requantize: take a source that is quantized already, at a loss.
+        choices: is given how each matrix was encoded, if it could be compensated: see `compensation.Choices`.
         progress: counts weights of the source.
 
     Raises:
@@ -90,19 +97,24 @@ def quantize(
             the files together), OutputError.
     """
     coder, workers = encoder_named(encoder, effort), _checked_threads(threads)
-    with gguf.read(model) as source:
-        importance = _importance(source, imatrix)
+    with gguf.read(model) as source, open_statistics(source, imatrix, effort, moments) as statistics:
+        importance, extra = statistics.imatrix, statistics.metadata(extra)
         asked = _planned(source, types, plans, importance, extra, progress)
         planned = [one for index, one in enumerate(asked) if one not in asked[:index]]
         for one in planned:
             _check_importance(source, one, importance, coder)
             _check_source(source, one, allow_requantize, encoder)
         _note_uncovered(source, planned, importance, progress)
+        compensable = ({name: type for name, type in one.types.items() if name not in one.plain} for one in planned)
+        statistics.check(compensable, allow_plain=allow_plain, progress=progress)
         outputs = _outputs(source, Path(out), planned, importance, split_bytes, extra)
         _note_sizes(planned, outputs, progress)
         with _open(outputs, Path(out)):
-            encode = partial(encode_tile, encoder=encoder, effort=effort)
-            _run(source, _tasks(source, planned, outputs, importance), encode, workers, progress)
+            tasks = list(_tasks(source, planned, outputs, effort))
+            _run(statistics, tasks, partial(encode_tile, encoder=encoder), workers, progress)
+        _note_choices(statistics.choices, progress)
+        if choices is not None:
+            choices.update(statistics.choices)
         return [outputs[planned.index(one)].paths[0] for one in asked]
 
 
@@ -112,13 +124,13 @@ def _checked_threads(threads: int | None) -> int:
     return threads or default_threads()
 
 
-def _importance(source: GGUF, imatrix: str | Path | None) -> Imatrix | None:
-    """The importance matrix, which is this model's."""
-    if imatrix is None:
-        return None
-    found = read_imatrix(imatrix)
-    check_model(found, source)
-    return found
+def _note_choices(choices: Choices, progress: Progress) -> None:
+    """Say how many matrices were compensated, and which were not worth it."""
+    plain = {key: one for key, one in choices.items() if one.damping is None}
+    if choices:
+        progress.note(f"compensated: {len(choices) - len(plain)} of {len(choices)} matrices")
+    if worse := dict.fromkeys(f"{name} in {type}" for (name, _, type), one in plain.items() if one != WITHOUT):
+        progress.note(f"no better compensated, so encoded plainly: {', '.join(worse)}")
 
 
 def _planned(
@@ -241,22 +253,23 @@ def _check_space(out: Path, writers: Sequence[Writer]) -> None:
         raise DiskFullError(out, needed, free)
 
 
-def _tasks(
-    source: GGUF, planned: Sequence[Plan], writers: Sequence[Writer], importance: Imatrix | None
-) -> Iterator[_Task]:
+def _tasks(source: GGUF, planned: Sequence[Plan], writers: Sequence[Writer], effort: str) -> Iterator[_Task]:
+    """A tensor is one task, or two where some of the plans have it encoded plainly and others do not."""
     for name, tensor in source.tensors.items():
-        wanted: dict[TensorType, list[Writer]] = {}
+        wanted: dict[str, dict[TensorType, list[Writer]]] = {}
         for one, writer in zip(planned, writers, strict=True):
-            wanted.setdefault(one.types[name], []).append(writer)
-        yield _Task(tensor, wanted, importance.of(tensor) if importance is not None else None)
+            own = PLAIN if effort == COMPENSATED and name in one.plain else effort
+            wanted.setdefault(own, {}).setdefault(one.types[name], []).append(writer)
+        yield from (_Task(tensor, types, own) for own, types in wanted.items())
 
 
-def _run(source: GGUF, tasks: Iterator[_Task], encode: _Encode, threads: int, progress: Progress) -> None:
+def _run(statistics: Statistics, tasks: Sequence[_Task], encode: _Encode, threads: int, progress: Progress) -> None:
     """Read, encode and write every tile of every task."""
-    weights = sum(tensor.weights for tensor in source.tensors.values())
+    source = statistics.model
+    weights = sum(task.tensor.weights for task in tasks)
     with RowReader(source) as reader, progress.task("quantize", weights, "weights") as advance:
         jobs = (
-            partial(_encode, reader, source.path, task, start, stop, encode)
+            partial(_encode, reader, statistics, task, start, stop, encode)
             for task in tasks
             for start, stop in cuts(task.tensor, len(task.writers))
         )
@@ -265,15 +278,12 @@ def _run(source: GGUF, tasks: Iterator[_Task], encode: _Encode, threads: int, pr
                 advance(count)
 
 
-def _encode(reader: RowReader, path: Path, task: _Task, start: int, stop: int, encode: _Encode) -> int:
+def _encode(reader: RowReader, statistics: Statistics, task: _Task, start: int, stop: int, encode: _Encode) -> int:
     """One tile from the source to all its places; returns its weights."""
     tensor = task.tensor
-    matrix = start // (tensor.rows // tensor.matrices)
-    importance = None if task.importance is None else task.importance[matrix]
-    data = reader.read(tensor, start, stop)
-    tile = Tile(tensor.name, start, data, tensor.type, tensor.cols, tuple(task.writers), importance)
-    with tiles_of(path):
-        found = encode(tile)
+    tile = statistics.tile(tensor, start, reader.read(tensor, start, stop), tuple(task.writers))
+    with tiles_of(statistics.model.path):
+        found = encode(tile, effort=task.effort)
     for writers, encoded in zip(task.writers.values(), found, strict=True):
         for writer in writers:
             writer.write(tensor.name, start, encoded)

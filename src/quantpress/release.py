@@ -23,7 +23,8 @@ from quantpress.allocation import is_automatic, parse_spend, parse_target
 from quantpress.allocation.measure import CONTEXT
 from quantpress.automatic import Automatic, automatic_plans, most_bytes
 from quantpress.card import pages
-from quantpress.encoding import encoder_named
+from quantpress.compensation import Choices, compensated, compensation_keys
+from quantpress.encoding import COMPENSATED, encoder_named
 from quantpress.engine import about
 from quantpress.errors import DiskFullError, InputError, OutputError, PlanError
 from quantpress.files import digest, make_folder
@@ -34,6 +35,7 @@ from quantpress.inputs import Base, Text, base_of, check_text, name_of, publishe
 from quantpress.ledger import Ledger
 from quantpress.measured import complete, damage, described, memory, opened, renew, speed
 from quantpress.metadata import ImatrixInfo
+from quantpress.moments import beside
 from quantpress.names import part_files
 from quantpress.pages import write_pages
 from quantpress.parts import in_parts
@@ -70,6 +72,7 @@ def release(
     chat: bool = False,
     encoder: str = "quantpress",
     effort: str = "normal",
+    allow_plain: bool = False,
     context: int = 512,
     calibration_tokens: int = 64 * 512,
     evaluation_tokens: int = 32 * 512,
@@ -99,7 +102,8 @@ def release(
         evaluation: text files to measure on; without them the model writes others.
         chat: render given text through the model's chat template.
         encoder: who encodes the weights, "quantpress" or "ggml".
-        effort: time spent on a smaller error: "fast", "normal" or "best".
+        effort: time spent on a smaller error: "fast", "normal" or "best"; "compensated": with second moments.
+        allow_plain: encode what has no moments plainly, instead of refusing it.
         context: tokens a window, for the imatrix and for the measurements.
         calibration_tokens: about so many tokens it writes to calibrate on.
         evaluation_tokens: about so many tokens it writes to measure on.
@@ -124,8 +128,9 @@ def release(
     names = tuple(dict.fromkeys(targets[one].name if one in targets else recipe(one).name for one in variants))
     automatic = tuple({target.name: target for target in targets.values()}.values())
     sampled = calibration_tokens, evaluation_tokens, evaluation_chunks
+    how = encoder, effort, allow_plain
     settings = Settings(
-        names, automatic, budget, chat, encoder, effort, context, *sampled, seed, split_bytes, repository, texts, bench
+        names, automatic, budget, chat, *how, context, *sampled, seed, split_bytes, repository, texts, bench
     )
     _check(settings, bool(calibration or evaluation), stream, private)
     machine = {"threads": threads, "gpu_layers": gpu_layers, "progress": progress}
@@ -276,10 +281,13 @@ def _plans(run: Run, base: Base, calibration: Sequence[str | Path]) -> tuple[dic
     file = run.file(base, "imatrix").name
     info = ImatrixInfo(file, Path(calibration[0]).name if calibration else "calibration.txt", entries=0, chunks=1)
     with read(base.path) as model:
-        facts: dict[str, Any] = {"imatrix": info, "extra": run.extra, "progress": run.machine["progress"]}
+        extra = run.extra
+        if run.settings.effort == COMPENSATED:
+            extra = {**extra, **compensation_keys(info.dataset, 0)}
+        facts: dict[str, Any] = {"imatrix": info, "extra": extra, "progress": run.machine["progress"]}
         plans = {name: plan(model, type=name, **facts) for name in run.settings.recipes}
         sizes = {name: found.bytes for name, found in plans.items()}
-        sizes |= {target.name: most_bytes(model, target, run, info) for target in run.settings.targets}
+        sizes |= {target.name: most_bytes(model, target, run, info, extra) for target in run.settings.targets}
     return plans, sizes
 
 
@@ -297,9 +305,14 @@ def _importance(run: Run, base: Base, text: Text) -> Path:
     chat = run.settings.chat and not text.by_model
     settings: dict[str, Any] = {"context": run.settings.context, "chat": chat, "process_output": True}
     made_from = run.made_from("imatrix", base.sha256, text.sha256, settings)
+    moments = run.moments(base)
+    if moments is not None:
+        made_from = digest([made_from, "moments"])
     if not run.ledger.kept(made_from):
-        imatrix(base.path, text=text.files, out=path, **settings, **run.machine)
-        run.ledger.record([path], made_from)
+        imatrix(base.path, text=text.files, out=path, moments=moments is not None, **settings, **run.machine)
+        if moments is not None:
+            beside(path).replace(moments)
+        run.ledger.record([path] if moments is None else [path, moments], made_from)
     return path
 
 
@@ -313,7 +326,8 @@ def _variants(
         _write_plan(run, base, name, final)
     finals |= {name: found.plan for name, found in automatic.items()}
     how = [run.settings.encoder, run.settings.effort, run.settings.repository]
-    sources = base.sha256, run.ledger.sha256(importance)
+    statistics = [importance] if (moments := run.moments(base)) is None else [importance, moments]
+    sources = base.sha256, *map(run.ledger.sha256, statistics)
     digests = {name: run.made_from(name, *sources, final.to_json(), how) for name, final in finals.items()}
     how_found = {name: one.allocation for name, one in automatic.items()}
     return {name: Variant(finals[name], digests[name], how_found.get(name)) for name in run.settings.variants}
@@ -345,11 +359,12 @@ def _made(run: Run, base: Base, importance: Path, variants: Mapping[str, Variant
     if missing := {name: variant for name, variant in variants.items() if not variant.parts}:
         for page in (*pages(), "report.html"):
             (run.folder / page).unlink(missing_ok=True)  # they describe what is about to be replaced
-        for (name, variant), first in zip(
-            missing.items(), _quantize(run, base, importance, missing.values()), strict=True
-        ):
+        choices: Choices = {}
+        files = _quantize(run, base, importance, missing.values(), choices)
+        for (name, variant), first in zip(missing.items(), files, strict=True):
             found[name] = replace(variant, parts=tuple(part_files(first)))
-            run.ledger.record(found[name].parts, variant.made_from)
+            how = compensated(choices, variant.plan)
+            run.ledger.record(found[name].parts, variant.made_from, **({"compensated": how} if how else {}))
     return found
 
 
@@ -362,7 +377,7 @@ def _write_plan(run: Run, base: Base, name: str, final: Plan) -> None:
         run.ledger.record([path, path.with_suffix(".tensor_types.txt")], made_from)
 
 
-def _quantize(run: Run, base: Base, importance: Path, missing: Iterable[Variant]) -> list[Path]:
+def _quantize(run: Run, base: Base, importance: Path, missing: Iterable[Variant], choices: Choices) -> list[Path]:
     return quantize(
         base.path,
         plans=[variant.plan for variant in missing],
@@ -370,6 +385,9 @@ def _quantize(run: Run, base: Base, importance: Path, missing: Iterable[Variant]
         out=run.folder,
         encoder=run.settings.encoder,
         effort=run.settings.effort,
+        moments=run.moments(base),
+        allow_plain=run.settings.allow_plain,
+        choices=choices,
         split_bytes=run.settings.split_bytes,
         extra=run.extra,
         threads=run.machine["threads"],

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from quantpress.allocation import Target
+from quantpress.encoding import COMPENSATED
 from quantpress.files import digest
 from quantpress.gguf import Metadata, Value
 from quantpress.inputs import Base
 from quantpress.ledger import Ledger
+from quantpress.moments import beside
 from quantpress.names import model_name, variant_file
 from quantpress.plan import Plan
 from quantpress.recipes import is_stock
@@ -28,6 +30,7 @@ class Settings:
     chat: bool
     encoder: str
     effort: str
+    allow_plain: bool
     context: int
     calibration_tokens: int
     evaluation_tokens: int
@@ -72,6 +75,12 @@ class Run:
         """Where its `plan.json` is written: in public, if its name does not say what it is."""
         folder = "work" if is_stock(variant) else "plans"
         return self.folder / folder / self.file(base, variant).with_suffix(".plan.json").name
+
+    def moments(self, base: Base) -> Path | None:
+        """Where the second moments are written, if they are wanted: in private, since they are large."""
+        if self.settings.effort != COMPENSATED:
+            return None
+        return self.folder / "work" / beside(self.file(base, "imatrix")).name
 
     def hashes(self, variant: Variant) -> list[str]:
         """Of a variant's parts."""

@@ -4,7 +4,8 @@ The error of a tensor in a type is what its layer's output is off by, on average
 
     Σ importance[j] (w[i, j] - decoded[i, j])²  ÷  Σ importance[j] w[i, j]²
 
-with the importance that the encoder is given (1 where there is none). Of a large tensor a sample of rows is encoded,
+with the importance that the encoder is given (1 where there is none). Of a compensated tensor the numerator has all of
+its second moments, since its errors are not independent. Of a large tensor a sample of rows is encoded,
 the same number of each expert; rows are alike, so a million weights tell the error to a percent or two, and the
 standard error says how well. Errors rank the types of one tensor well and tensors poorly: how much an output may be off
 is another matter in every layer. That is measured (allocation/probing.py): a probe's slope is the change of the KL
@@ -31,14 +32,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantpress.arrays import Floats
-from quantpress.encoding import Tile, decode, tile_errors, tiles_of
+from quantpress.encoding import tile_energies, tile_errors, tiles_of
 from quantpress.errors import InputError
 from quantpress.files import digest, file_digest, write_text
 from quantpress.formats import TensorType
 from quantpress.gguf import GGUF, Tensor
 from quantpress.imatrix import Imatrix
 from quantpress.progress import SILENT, Progress
+from quantpress.statistics import Statistics
 from quantpress.tiles import RowReader, in_threads
 
 __all__ = ["Error", "Observation", "Observed", "Sensitivity", "add_errors", "fingerprint", "read_sensitivity"]
@@ -96,8 +97,8 @@ class Sensitivity:
         write_text(self.path, json.dumps(values, ensure_ascii=False) + "\n")
 
 
-def fingerprint(model: GGUF, imatrix: Imatrix | None) -> dict[str, str | None]:
-    """What tells a model and its imatrix from others: names, shapes and types, and the first row of every tensor.
+def fingerprint(model: GGUF, imatrix: Imatrix | None, moments: Path | None = None) -> dict[str, str | None]:
+    """What tells a model and its statistics from others: names, shapes and types, and the first row of every tensor.
 
     A hash of all weights would take a minute of a large model; a fine-tune has changed every matrix.
     """
@@ -108,7 +109,8 @@ def fingerprint(model: GGUF, imatrix: Imatrix | None) -> dict[str, str | None]:
             rows.update(reader.read(tensor, 0, 1).tobytes())
     path = None if imatrix is None else imatrix.path
     importance = None if path is None else file_digest(path)
-    return {"quantpress": version("quantpress"), "model": rows.hexdigest(), "imatrix": importance}
+    known = {"quantpress": version("quantpress"), "model": rows.hexdigest(), "imatrix": importance}
+    return known if moments is None else {**known, "moments": file_digest(moments)}
 
 
 def read_sensitivity(path: Path | None, identity: Mapping[str, Any]) -> Sensitivity:
@@ -138,9 +140,8 @@ def read_sensitivity(path: Path | None, identity: Mapping[str, Any]) -> Sensitiv
 
 def add_errors(
     known: Sensitivity,
-    model: GGUF,
+    statistics: Statistics,
     wanted: Mapping[str, Sequence[TensorType]],
-    imatrix: Imatrix | None,
     *,
     encoder: str = "quantpress",
     effort: str = "normal",
@@ -157,8 +158,9 @@ def add_errors(
     missing = {name: types for name, types in missing.items() if types}
     if not missing:
         return
+    model = statistics.model
     with RowReader(model) as reader, progress.task("errors", len(missing), "tensors") as advance:
-        work, saved = partial(_tensor_errors, reader, model.path, imatrix, encoder, effort), time.monotonic()
+        work, saved = partial(_tensor_errors, reader, statistics, encoder, effort), time.monotonic()
         jobs = (partial(work, model.tensors[name], tuple(types)) for name, types in missing.items())
         with closing(in_threads(jobs, threads)) as done:
             for name, found in done:
@@ -172,25 +174,22 @@ def add_errors(
 
 def _tensor_errors(
     reader: RowReader,
-    path: Path,
-    imatrix: Imatrix | None,
+    statistics: Statistics,
     encoder: str,
     effort: str,
     tensor: Tensor,
     types: tuple[TensorType, ...],
 ) -> tuple[str, dict[str, Error]]:
     """(name, type → error) of one tensor."""
-    importance = imatrix.of(tensor) if imatrix is not None else None
     rows = tensor.rows // tensor.matrices
     sums, energies = [], []
     for matrix in range(tensor.matrices):
-        columns = None if importance is None else importance[matrix]
         for start, stop in _runs(_sample(tensor, matrix)):
             data = reader.read(tensor, matrix * rows + start, matrix * rows + stop)
-            tile = Tile(tensor.name, matrix * rows + start, data, tensor.type, tensor.cols, types, columns)
-            with tiles_of(path):
+            tile = statistics.tile(tensor, matrix * rows + start, data, types)
+            with tiles_of(statistics.model.path):
                 sums.append(tile_errors(tile, encoder, effort))
-            energies.append(_energy(decode(data, tensor.type, tensor.cols), columns))
+            energies.append(tile_energies(tile))
     found = _ratios(np.concatenate(sums, axis=1), np.concatenate(energies), tensor.rows)
     return tensor.name, dict(zip((type.name for type in types), found, strict=True))
 
@@ -209,12 +208,6 @@ def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Ascending rows as ranges [start, stop)."""
     for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
         yield int(run[0]), int(run[-1]) + 1
-
-
-def _energy(weights: Floats, importance: Floats | None) -> NDArray[np.float64]:
-    """The weighted sum of squares of each row."""
-    squares = np.square(weights, dtype=np.float64)
-    return squares.sum(axis=1) if importance is None else squares @ importance.astype(np.float64)
 
 
 def _ratios(sums: NDArray[np.float64], energies: NDArray[np.float64], rows: int) -> list[Error]:

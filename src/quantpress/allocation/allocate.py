@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from quantpress import gguf
 from quantpress import text as texts
 from quantpress.allocation.candidates import CANDIDATES, Constraints, Group, choices, fixed_bytes
 from quantpress.allocation.damage import scales
+from quantpress.allocation.encoders import plain_roles
 from quantpress.allocation.measure import Meter, meter
 from quantpress.allocation.probing import probe
 from quantpress.allocation.problem import Choice, Divergences, Problem, problem_of
@@ -32,14 +33,14 @@ from quantpress.evaluate import Evaluation
 from quantpress.files import write_json, write_text
 from quantpress.formats import TYPES, TensorType, tensor_type
 from quantpress.gguf import GGUF
-from quantpress.imatrix import Imatrix, check_model, covered
-from quantpress.imatrix import read as read_imatrix
+from quantpress.imatrix import Imatrix, covered
 from quantpress.metadata import ImatrixInfo
 from quantpress.model import check_threads
 from quantpress.plan import Extra, Plan, check, from_types, missing_importance, plan
 from quantpress.progress import SILENT, Progress
 from quantpress.recipes import MIXES
 from quantpress.sensitivity import Observed, Sensitivity, add_errors, fingerprint, read_sensitivity
+from quantpress.statistics import moments_for, open_statistics
 
 __all__ = ["Allocation", "Gate", "allocate"]
 
@@ -55,11 +56,17 @@ class Gate:
     text: str
     plan: Evaluation
     reference: Evaluation | None  # None where no stock mix can be made that is as small
+    plain: Evaluation | None = None  # the plan's types, nothing compensated; None where nothing was
 
     @property
     def passed(self) -> bool:
         """Whether the plan is better than its reference: its mean divergence is lower."""
         return self.reference is None or self.plan.kld_mean < self.reference.kld_mean
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether compensated encoding is better than plain."""
+        return self.plain is None or self.plan.kld_mean < self.plain.kld_mean
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Allocation:
         own = asdict(self)
         del own["plan"]
         if self.gate is not None:
-            own["gate"]["passed"] = self.gate.passed
+            own["gate"] |= {"passed": self.gate.passed, "worthwhile": self.gate.worthwhile}
         return {**self.plan.to_dict(), "allocation": own}
 
     def write(self, path: str | Path) -> None:
@@ -101,6 +108,7 @@ def allocate(
     constraints: Constraints | None = None,
     encoder: str = "quantpress",
     effort: str = "normal",
+    moments: str | Path | None = None,
     sensitivity: str | Path | None = None,
     extra: Extra = (),
     chat: bool = False,
@@ -122,7 +130,8 @@ def allocate(
         budget: how much measuring the search may do, see `target.parse_spend`.
         constraints: see `candidates.Constraints`.
         encoder: who will encode, "quantpress" or "ggml".
-        effort: with what effort, "fast", "normal" or "best".
+        effort: with what effort, as in `quantize`.
+        moments: second moments, as in `quantize`; a tensor without is encoded plainly.
         sensitivity: a file that keeps errors and probes: what it holds is not computed again.
         extra: metadata that will be added, as in `plan`.
         chat: render the texts through the model's chat template.
@@ -144,27 +153,27 @@ def allocate(
         texts.read_text(file)  # what cannot be read is told before minutes of work
     if same := {file.resolve() for file in files} & {file.resolve() for file in others}:
         progress.note(f"{min(same).name} is searched on and held out: the gate shows less than it should")
-    importance = None if imatrix is None else read_imatrix(imatrix)
     encoding = {"encoder": encoder, "effort": effort}
-    with gguf.read(model) as source:
-        if importance is not None:
-            check_model(importance, source)
-        else:
+    second = moments_for(effort, imatrix, moments)
+    with gguf.read(model) as source, open_statistics(source, imatrix, effort, second) as statistics:
+        importance = statistics.imatrix
+        if importance is None:
             progress.note("no importance matrix: types that need one are left out, and the others are encoded worse")
+        extra = statistics.metadata(extra)
         frame = _frame(source, target, importance, constraints, extra, encoder)
         if frame.reference is None and target.kind == "like":
             progress.note(f"{target.text} needs importance that there is not: the plan is compared with nothing")
         path = None if sensitivity is None else Path(sensitivity)
-        known = read_sensitivity(path, {**fingerprint(source, importance), **encoding})
+        known = read_sensitivity(path, {**fingerprint(source, importance, second), **encoding})
         threads = threads or default_threads()
-        add_errors(known, source, frame.candidates, importance, threads=threads, progress=progress, **encoding)
+        add_errors(known, statistics, frame.candidates, threads=threads, progress=progress, **encoding)
         problem = problem_of(source, frame.groups, known.errors, frame.limit - frame.fixed)
         if not files or budget.none:
             why = "no text to search on" if not files else "no budget for measuring"
             how = "and earlier probes" if known.observed else "alone, which rank the types but measure nothing"
             progress.note(f"{why}: planned from errors {how}")
             return _unmeasured(frame, problem, known.observed)
-        with meter(Path(model), imatrix, scratch=scratch, threads=threads, **encoding) as instrument:
+        with meter(Path(model), imatrix, moments=second, scratch=scratch, threads=threads, **encoding) as instrument:
             windows = instrument.windows(files, limit=search_chunks, chat=chat, spread=True)
             other_chat = chat if held_out_chat is None else held_out_chat
             apart = instrument.windows(others, limit=gate_chunks, chat=other_chat) if others else None
@@ -172,7 +181,7 @@ def allocate(
             if apart is None:
                 others, apart = _own_text(instrument, gate_chunks, progress)
             names = ", ".join(file.name for file in others)
-            gate = _gate(frame, instrument, problem.types(found.best.choice), names, apart, progress)
+            gate = _gate(frame, instrument, problem.types(found.best.choice), found.plain, names, apart, progress)
         return _judged(frame, problem, found, gate, progress)
 
 
@@ -269,6 +278,7 @@ class _Found:
     predicted: float
     gap: float
     probes: int
+    plain: tuple[str, ...]  # what is better encoded plainly
 
 
 def _searched(
@@ -296,7 +306,8 @@ def _searched(
         limit = float(np.percentile(instrument.scores(passage, changed(frame.source, frame.reference)).kld, 99))
     best = search(problem, measure, spend, fitted, limit=limit, progress=progress)[-1]
     damages = problem.damages(fitted)
-    return _Found(best, problem.damage(best.choice, damages), problem.solve(damages)[1], spend.done)
+    plain = plain_roles(problem, best, instrument, passage) if instrument.compensates else ()
+    return _Found(best, problem.damage(best.choice, damages), problem.solve(damages)[1], spend.done, plain)
 
 
 def _own_text(instrument: Meter, chunks: int, progress: Progress) -> tuple[list[Path], Tokens]:
@@ -310,6 +321,7 @@ def _gate(
     frame: _Frame,
     instrument: Meter,
     types: Mapping[str, str],
+    plain: Collection[str],
     text: str,
     windows: Tokens,
     progress: Progress,
@@ -318,8 +330,9 @@ def _gate(
     passage, other = instrument.passage("held-out", windows, progress), frame.reference
     return Gate(
         text,
-        instrument.evaluation(frame.target.name, passage, types),
+        instrument.evaluation(frame.target.name, passage, types, plain),
         None if other is None else instrument.evaluation(other.recipe, passage, changed(frame.source, other)),
+        instrument.evaluation(frame.target.name, passage, types, types) if instrument.compensates else None,
     )
 
 
@@ -341,8 +354,21 @@ def _judged(frame: _Frame, problem: Problem, found: _Found, gate: Gate, progress
             kept = changed(frame.source, frame.reference)
         else:
             progress.note(f"{lost}, whose types the constraints forbid")
+    plain = found.plain
+    if not gate.worthwhile:
+        progress.note(f"{frame.target.name}: compensated encoding is no better than plain on held-out text: not used")
+        plain = tuple(kept)
     names, measured = _named(frame.reference), found.best.mean
-    return Allocation(frame.plan(kept), *names, frame.limit, found.predicted, found.gap, measured, found.probes, gate)
+    return Allocation(
+        replace(frame.plan(kept), plain=plain),
+        *names,
+        frame.limit,
+        found.predicted,
+        found.gap,
+        measured,
+        found.probes,
+        gate,
+    )
 
 
 def _named(reference: Plan | None) -> tuple[str | None, int | None]:

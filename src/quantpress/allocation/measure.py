@@ -10,7 +10,7 @@ and load a file for each assignment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from quantpress import text as texts
+from quantpress.encoding import COMPENSATED
 from quantpress.engine import Engine, Scores, Tokens
 from quantpress.evaluate import SCRATCH_LIMIT, Evaluation, evaluation, gather, reserve, scratch_folder
 from quantpress.files import digest
@@ -50,6 +51,11 @@ class Meter:
     def __init__(self, engine: Engine, scratch: Path, encoding: Mapping[str, Any]) -> None:
         self._engine, self._scratch, self._encoding = engine, scratch, dict(encoding)
 
+    @property
+    def compensates(self) -> bool:
+        """Whether the weights are encoded with second moments."""
+        return bool(self._encoding["effort"] == COMPENSATED)
+
     def windows(
         self, files: Sequence[Path], *, limit: int | None = None, chat: bool = False, spread: bool = False
     ) -> Tokens:
@@ -75,15 +81,20 @@ class Meter:
         recorded = self._engine.record(windows, windows.shape[1] // 2, distributions)
         return Passage(windows, distributions, gather(recorded, f"{name} text", windows, progress))
 
-    def scores(self, passage: Passage, types: Mapping[str, str]) -> Scores:
-        """The scores of the model with these types (tensor to type; others as they are) on a passage."""
-        self._engine.assign(types, **self._encoding)
+    def scores(self, passage: Passage, types: Mapping[str, str], plain: Collection[str] = ()) -> Scores:
+        """The scores of the model with these types (tensor to type; others as they are) on a passage.
+
+        `plain`: tensors that are encoded without their moments.
+        """
+        self._engine.assign(types, plain=plain, **self._encoding)
         found = self._engine.score(passage.windows, passage.windows.shape[1] // 2, passage.distributions)
         return gather(found, "", passage.windows, SILENT)
 
-    def evaluation(self, name: str, passage: Passage, types: Mapping[str, str]) -> Evaluation:
-        """All that `evaluate` tells of a file, on a passage."""
-        return evaluation(name, self.scores(passage, types), passage.own)
+    def evaluation(
+        self, name: str, passage: Passage, types: Mapping[str, str], plain: Collection[str] = ()
+    ) -> Evaluation:
+        """All that `evaluate` tells of a file, on a passage; arguments as for `scores`."""
+        return evaluation(name, self.scores(passage, types, plain), passage.own)
 
 
 @contextmanager
@@ -93,10 +104,11 @@ def meter(
     *,
     encoder: str,
     effort: str,
+    moments: str | Path | None = None,
     scratch: str | Path | None = None,
     threads: int | None = None,
 ) -> Iterator[Meter]:
     """A model in llama.cpp's process, and a scratch folder that goes with it."""
-    path = None if imatrix is None else Path(imatrix)
+    path, second = (None if file is None else Path(file) for file in (imatrix, moments))
     with scratch_folder(scratch) as folder, Engine(model, threads=threads, resident=True) as engine:
-        yield Meter(engine, folder, {"imatrix": path, "encoder": encoder, "effort": effort})
+        yield Meter(engine, folder, {"imatrix": path, "moments": second, "encoder": encoder, "effort": effort})

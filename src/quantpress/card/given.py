@@ -55,6 +55,7 @@ def given_facts(
         "conversational": bool(base.get("tokenizer.chat_template")),
         "commands": commands(facts, model, base_model, results.get("machine", {}).get("gpu_layers", 0)),
         "texts": {purpose: text_facts(facts, purpose) for purpose in ("calibration", "evaluation")},
+        "compensated": _compensated(found),
         **_tables(found),
         **_measured(results, found),
         **_starting(rows.pick(found), found, settings["repository"]),
@@ -73,6 +74,16 @@ def _completed(row: dict[str, Any], folder: Path, model: str, pictures: Mapping[
         "plan_picture": pictures.get(row["variant"]),
     }
     return {**row, "include": include, **(dict.fromkeys(plan) if row["stock"] else plan)}
+
+
+def _compensated(found: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How many matrices of all files were, and the files with tensors that were not; None where none could be."""
+    rows = [row for row in found if "compensated" in row]
+    if not rows:
+        return None
+    totals = {key: sum(row["compensated"][key] for row in rows) for key in ("matrices", "of")}
+    left = [{"target": row["target"], "names": ", ".join(row["compensated"]["plain"])} for row in rows]
+    return {**totals, "plain": [one for one in left if one["names"]]}
 
 
 def _tables(found: Sequence[dict[str, Any]]) -> dict[str, Any]:

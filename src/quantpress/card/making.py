@@ -53,6 +53,7 @@ def _options(facts: Mapping[str, Any], base_model: str | None) -> list[list[str]
     options.append(["--evaluation-chunks", str(settings["evaluation_chunks"]), "--context", str(settings["context"])])
     options[-1] += ["--chat"] * settings["chat"]
     options.append(["--encoder", settings["encoder"], "--effort", settings["effort"], "--seed", str(settings["seed"])])
+    options[-1] += ["--allow-plain"] * settings.get("allow_plain", False)
     options.append(["--split-gb", f"{settings['split_bytes'] / 1e9:g}"])
     if settings["repository"]:
         options.append(["--repository", settings["repository"]])

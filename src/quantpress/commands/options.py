@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 __all__ = [
+    "AllowPlain",
     "Chat",
     "Chunks",
     "CollectByDefault",
@@ -20,6 +21,7 @@ __all__ = [
     "Json",
     "ManyFiles",
     "Model",
+    "Moments",
     "Out",
     "Quiet",
     "Remote",
@@ -32,6 +34,15 @@ __all__ = [
 Model = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF file (of a split one, the first part).")]
 Imatrix = Annotated[
     Path | None, typer.Option("--imatrix", metavar="FILE", help="Importance matrix, GGUF or legacy .dat.")
+]
+Moments = Annotated[
+    Path | None,
+    typer.Option(
+        "--moments", metavar="FILE", help="Second moments, for --effort compensated; default: beside the imatrix."
+    ),
+]
+AllowPlain = Annotated[
+    bool, typer.Option("--allow-plain", help="With --effort compensated: encode what has no moments plainly.")
 ]
 Text = Annotated[list[Path], typer.Option("--text", metavar="FILE", help="Text file; may be repeated.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Render the text through the model's chat template.")]
@@ -46,7 +57,12 @@ Encoder = Annotated[
     typer.Option("--encoder", metavar="NAME", help="Who encodes: quantpress, or ggml (the bytes of llama-quantize)."),
 ]
 Effort = Annotated[
-    str, typer.Option("--effort", metavar="NAME", help="Time spent on a smaller error: fast, normal or best.")
+    str,
+    typer.Option(
+        "--effort",
+        metavar="NAME",
+        help="Time spent on a smaller error: fast, normal, best; compensated: with second moments.",
+    ),
 ]
 Split = Annotated[
     float, typer.Option("--split-gb", metavar="GB", min=0.001, help="Split files larger than this, in GB (10^9 bytes).")

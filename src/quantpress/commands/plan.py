@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quantpress.commands import printing
-from quantpress.commands.options import Chat, Effort, Encoder, Imatrix, Json, Model, Quiet, Scratch, Threads
+from quantpress.commands.options import Chat, Effort, Encoder, Imatrix, Json, Model, Moments, Quiet, Scratch, Threads
 from quantpress.progress import for_terminal
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["plan"]
 
 _BY_RECIPE = ("tensor_types",)
-_BY_SIZE = "text held_out chat budget avoid floor tie uncovered encoder effort sensitivity scratch threads".split()
+_BY_SIZE = (
+    "text held_out chat budget avoid floor tie uncovered encoder effort moments sensitivity scratch threads".split()
+)
 _OF_FIT = ("context", "kv")
 
 Recipe = Annotated[
@@ -115,6 +117,7 @@ def plan(
     uncovered: Uncovered = "Q4_K",
     encoder: Encoder = "quantpress",
     effort: Effort = "normal",
+    moments: Moments = None,
     sensitivity: Sensitivity = None,
     scratch: Scratch = None,
     plot: Plot = None,
@@ -148,6 +151,7 @@ def plan(
             ),
             encoder=encoder,
             effort=effort,
+            moments=moments,
             sensitivity=sensitivity or (out and out.with_suffix(".sensitivity.json")),
             scratch=scratch,
             threads=threads,

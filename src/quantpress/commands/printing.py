@@ -13,9 +13,21 @@ if TYPE_CHECKING:
     from quantpress.allocation import Allocation, Gate
     from quantpress.evaluate import Evaluation
     from quantpress.imatrix import Audit
+    from quantpress.moments import InputSummary
     from quantpress.plan import Plan
 
-__all__ = ["allocation", "evaluations", "imatrix", "info", "inspection", "json_or", "paths", "plan", "table"]
+__all__ = [
+    "allocation",
+    "evaluations",
+    "imatrix",
+    "info",
+    "inspection",
+    "json_or",
+    "moments",
+    "paths",
+    "plan",
+    "table",
+]
 
 Result = TypeVar("Result")
 _PIPE_WIDTH = 240  # of a table that goes to a pipe or a file
@@ -136,6 +148,26 @@ def imatrix(found: Audit) -> None:
         print(f"{name}: not covered")
     if not found.sparse and not found.missing:
         print("every matrix saw enough tokens" + ("" if found.missing is None else "; every weight is covered"))
+
+
+def moments(found: list[InputSummary]) -> None:
+    """A line an input; then the matrices that saw fewer tokens than they have columns."""
+    columns = ("input", "shared with", "columns", "matrices", "tokens", "tokens a column", "samples", "")
+    rows = [
+        (
+            s.input, ", ".join(name for name in s.weights if name != s.input), s.columns, s.matrices, s.tokens,
+            s.tokens_per_column, s.samples, f"{len(s.singular)} with too few tokens" if s.singular else "",
+        )
+        for s in found
+    ]  # fmt: skip
+    table(columns, rows)
+    for s in found:
+        if s.blocks > 1:
+            print(f"{s.input}: {s.blocks} diagonal blocks only")
+    few = [f"{s.input}, matrix {matrix}" for s in found for matrix in s.singular]
+    print(
+        "\n".join(f"{name}: fewer tokens than columns" for name in few) or "every matrix saw more tokens than columns"
+    )
 
 
 def inspection(found: dict[str, Any]) -> None:

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from quantpress.commands import printing
-from quantpress.commands.options import Effort, Encoder, Imatrix, Json, Model, Quiet, Split, Threads
+from quantpress.commands.options import (
+    AllowPlain,
+    Effort,
+    Encoder,
+    Imatrix,
+    Json,
+    Model,
+    Moments,
+    Quiet,
+    Split,
+    Threads,
+)
 from quantpress.progress import for_terminal
 
 __all__ = ["quantize"]
@@ -22,6 +33,8 @@ def quantize(
     imatrix: Imatrix = None,
     encoder: Encoder = "quantpress",
     effort: Effort = "normal",
+    moments: Moments = None,
+    allow_plain: AllowPlain = False,
     split_gb: Split = 50,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Take a model that is quantized already, at a loss.")
@@ -41,6 +54,8 @@ def quantize(
         imatrix=imatrix,
         encoder=encoder,
         effort=effort,
+        moments=moments,
+        allow_plain=allow_plain,
         threads=threads,
         split_bytes=int(split_gb * 1e9),
         allow_requantize=allow_requantize,

@@ -10,6 +10,7 @@ import typer
 
 from quantpress.commands import printing
 from quantpress.commands.options import (
+    AllowPlain,
     Chat,
     Context,
     Effort,
@@ -52,6 +53,7 @@ def release(
     chat: Chat = False,
     encoder: Encoder = "quantpress",
     effort: Effort = "normal",
+    allow_plain: AllowPlain = False,
     context: Context = 512,
     calibration_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="Tokens to sample without --calibration.")
@@ -96,6 +98,7 @@ def release(
         chat=chat,
         encoder=encoder,
         effort=effort,
+        allow_plain=allow_plain,
         context=context,
         calibration_tokens=calibration_tokens,
         evaluation_tokens=evaluation_tokens,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantpress.cpu import default_threads, instruction_set
+from quantpress.engine.inputs import Collected, Input, Range, Seen
 from quantpress.engine.messages import ModelInfo, Scores, Settings, Tokens
 from quantpress.engine.supervisor import Child
 
@@ -78,13 +79,18 @@ class Engine:
         imatrix: Path | None = None,
         encoder: str = "quantpress",
         effort: str = "normal",
+        moments: Path | None = None,
+        plain: Collection[str] = (),
     ) -> None:
         """Make the weights in memory those of a file whose tensors have these types: see `resident.assign`.
 
         Needs `resident=True`. A tensor that is not named is what it is in the model's file: no types, the float model.
         """
-        path = None if imatrix is None else str(imatrix)
-        for _ in self.child.ask("assign", types=dict(types), imatrix=path, encoder=encoder, effort=effort):
+        files = {
+            name: None if path is None else str(path) for name, path in (("imatrix", imatrix), ("moments", moments))
+        }
+        how = {"encoder": encoder, "effort": effort, "plain": list(plain), **files}
+        for _ in self.child.ask("assign", types=dict(types), **how):
             pass  # it yields nothing
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> Tokens:
@@ -109,6 +115,36 @@ class Engine:
         with the sums since the last item.
         """
         return self.child.ask("activations", chunks=chunks, every=every, process_output=process_output)
+
+    def inputs(self, window: Tokens, *, process_output: bool = False) -> list[Input]:
+        """What the weights are multiplied with, found with int32 tokens [n], at most 512: see `moments.inputs`."""
+        found: list[Input] = self._one("inputs", window=window, process_output=process_output)
+        return found
+
+    def moments(
+        self,
+        chunks: Tokens,
+        *,
+        held_out: Sequence[int],
+        wanted: Sequence[Range],
+        sample: int,
+        every: int = 16,
+        squares: bool = False,
+        process_output: bool = False,
+        stop: bool = False,
+    ) -> Iterator[tuple[int, dict[str, tuple[NDArray[Any], NDArray[np.int64]]]] | dict[str, Seen] | Collected]:
+        """Second moments of inputs over int32 chunks [n, length]: see `moments.moments`."""
+        return self.child.ask(
+            "moments",
+            chunks=chunks,
+            held_out=held_out,
+            wanted=wanted,
+            sample=sample,
+            every=every,
+            squares=squares,
+            process_output=process_output,
+            stop=stop,
+        )
 
     def record(self, chunks: Tokens, first: int, distributions: Path | None) -> Iterator[Scores]:
         """Score int32 chunks [n, length] from position `first` on; write the distributions for `score` to a file.

@@ -16,24 +16,24 @@ forth costs two copies. Beside that, memory is bounded by tiles: each is encoded
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 from quantpress import gguf
-from quantpress.arrays import Bytes, Floats
-from quantpress.encoding import Tile, check_encodable, encode_tile, encoder_named, tiles_of
+from quantpress.arrays import Bytes
+from quantpress.encoding import PLAIN, check_encodable, encode_tile, encoder_named, tiles_of
 from quantpress.engine.session import Session
 from quantpress.engine.tensor import writable_library
 from quantpress.engine.weights import memory, obstacle, weight_structs
 from quantpress.errors import EngineError, PlanError
 from quantpress.formats import TensorType, tensor_type
 from quantpress.gguf import Tensor
-from quantpress.imatrix import Imatrix, check_model, covered
-from quantpress.imatrix import read as read_imatrix
+from quantpress.imatrix import Imatrix, covered
 from quantpress.plan import check, needing_importance
+from quantpress.statistics import Statistics, moments_for, open_statistics
 from quantpress.tiles import RowReader, cuts, in_threads
 
 __all__ = ["CACHE_BYTES", "assign"]
@@ -44,6 +44,9 @@ _HALF_CHANGED = (
 )
 
 
+_File = tuple[str, int, int]  # path, time of change, bytes
+
+
 @dataclass(frozen=True, slots=True)
 class _Encoding:
     """Which bytes a tensor has; of its type in the file: those of the file, and nothing else is told."""
@@ -51,22 +54,29 @@ class _Encoding:
     type: TensorType
     encoder: str = ""
     effort: str = ""
-    imatrix: tuple[str, int, int] | None = None  # path, time of change, bytes
+    statistics: tuple[_File, ...] = ()  # imatrix and moments
 
 
 def assign(
-    session: Session, types: Mapping[str, str], imatrix: str | None, encoder: str, effort: str
+    session: Session,
+    types: Mapping[str, str],
+    imatrix: str | None,
+    encoder: str,
+    effort: str,
+    moments: str | None,
+    plain: Sequence[str],
 ) -> Iterator[None]:
-    """Make the weights those of the file that `quantize` writes for these types, with the same encoder and imatrix.
+    """Make the weights those of the file that `quantize` writes for these types and the same statistics of inputs.
 
     `types`: tensor to name of a type; a tensor that is not named becomes what it is in the model's file. Only what
-    differs from the present state is encoded and copied. Yields nothing.
+    differs from the present state is encoded and copied. `plain`: tensors that are encoded without moments.
+    Yields nothing.
 
     Raises PlanError, ImatrixError, GGUFError for what `quantize` refuses, and EngineError for a tensor that cannot be
     changed in llama.cpp's memory; nothing is changed by then. InputError for a weight that is NaN or too large, found
     while encoding: from there on the session computes nothing until another `assign` succeeds.
     """
-    _resident(session).assign(types, imatrix, encoder, effort)
+    _resident(session).assign(types, imatrix, encoder, effort, moments, frozenset(plain))
     yield from ()
 
 
@@ -90,42 +100,49 @@ class _Resident:
             name: _Encoding(tensor.type) for name, tensor in source.tensors.items()
         }  # None: a mixture, left by an assign that failed
         self.cache = _Cache(CACHE_BYTES)
-        self.imatrix: tuple[tuple[str, int, int], Imatrix] | None = None
+        self.statistics: tuple[tuple[_File, ...], Statistics] = (), Statistics(source, None)
+        self.opened = ExitStack()
 
-    def assign(self, types: Mapping[str, str], imatrix: str | None, encoder: str, effort: str) -> None:
+    def assign(
+        self,
+        types: Mapping[str, str],
+        imatrix: str | None,
+        encoder: str,
+        effort: str,
+        moments: str | None,
+        plain: Collection[str],
+    ) -> None:
         """See the function of that name."""
         encoder_named(encoder, effort)
-        key, importance = self._imatrix(imatrix)
+        key, statistics = self._statistics(imatrix, effort, moments)
         wanted = {name: tensor.type for name, tensor in self.source.tensors.items()}
         wanted |= {name: tensor_type(type) for name, type in types.items()}
-        self._check_plan(wanted, importance, encoder)
+        self._check_plan(wanted, statistics.imatrix, encoder)
         changes = {}
         for name, type in wanted.items():
             own = type is self.source.tensors[name].type
-            target = _Encoding(type) if own else _Encoding(type, encoder, effort, key)
+            how = PLAIN if name in plain else effort
+            target = _Encoding(type) if own else _Encoding(type, encoder, how, key)
             if self.present[name] != target and self.structs[name]:  # what no graph uses changes no number
                 self._check_room(name, type)
                 changes[name] = target
         if changes:
             self.session.close()
             self.session.refusal = _HALF_CHANGED
-            self._write(changes, importance)
+            self._write(changes, statistics)
         self.session.refusal = None
 
-    def _imatrix(self, path: str | None) -> tuple[tuple[str, int, int] | None, Imatrix | None]:
-        """The importance matrix, which is this model's, and what tells it from others; read once."""
-        if path is None:
-            return None, None
-        try:
-            about = Path(path).stat()
-        except OSError:
-            return None, read_imatrix(path)  # which says what is wrong
-        key = (str(Path(path).resolve()), about.st_mtime_ns, about.st_size)
-        if self.imatrix is None or self.imatrix[0] != key:
-            found = read_imatrix(path)
-            check_model(found, self.source)
-            self.imatrix = key, found
-        return self.imatrix
+    def _statistics(
+        self, imatrix: str | None, effort: str, moments: str | None
+    ) -> tuple[tuple[_File, ...], Statistics]:
+        """What is known of the model's inputs, and what tells it from other files; read once."""
+        second = moments_for(effort, imatrix, moments)
+        key = tuple(_file(str(path)) for path in (imatrix, second) if path is not None)
+        if key != self.statistics[0]:
+            self.statistics = (), Statistics(self.source, None)
+            self.opened.close()
+            self.statistics = key, self.opened.enter_context(open_statistics(self.source, imatrix, effort, moments))
+        return self.statistics
 
     def _check_plan(self, wanted: Mapping[str, TensorType], importance: Imatrix | None, encoder: str) -> None:
         """Raise PlanError where `quantize` would."""
@@ -157,7 +174,7 @@ class _Resident:
                 f"{tensor.nbytes:,}. Leave it in {tensor.type.name}, or convert the model with a larger type"
             )
 
-    def _write(self, changes: Mapping[str, _Encoding], importance: Imatrix | None) -> None:
+    def _write(self, changes: Mapping[str, _Encoding], statistics: Statistics) -> None:
         """From the cache, or encoded; no graph is at hand that knows the types of before."""
         encoded = []
         for name, target in changes.items():
@@ -171,7 +188,7 @@ class _Resident:
                 continue
             self._put(name, 0, found)
             self.present[name] = target
-        jobs = (job for name in encoded for job in self._jobs(name, changes[name], importance))
+        jobs = (job for name in encoded for job in self._jobs(name, changes[name], statistics))
         with closing(in_threads(jobs, self.session.settings.threads)) as done:
             for _ in done:
                 pass  # every tile is in its place
@@ -184,25 +201,32 @@ class _Resident:
             bytes = tensor.rows * now.type.row_bytes(tensor.cols)
             self.cache.put((name, now), memory(self.structs[name][0], 0, bytes))
 
-    def _jobs(self, name: str, target: _Encoding, importance: Imatrix | None) -> Iterator[partial[None]]:
+    def _jobs(self, name: str, target: _Encoding, statistics: Statistics) -> Iterator[partial[None]]:
         tensor = self.source.tensors[name]
-        columns = None if importance is None else importance.of(tensor)
         for start, stop in cuts(tensor):
-            matrix = start // (tensor.rows // tensor.matrices)
-            yield partial(self._tile, tensor, target, start, stop, None if columns is None else columns[matrix])
+            yield partial(self._tile, tensor, target, start, stop, statistics)
 
-    def _tile(self, tensor: Tensor, target: _Encoding, start: int, stop: int, importance: Floats | None) -> None:
+    def _tile(self, tensor: Tensor, target: _Encoding, start: int, stop: int, statistics: Statistics) -> None:
         """Rows from the file to their place in memory."""
         data = self.reader.read(tensor, start, stop)
         if target.type is not tensor.type:
-            tile = Tile(tensor.name, start, data, tensor.type, tensor.cols, (target.type,), importance)
             with tiles_of(self.source.path):
+                tile = statistics.tile(tensor, start, data, (target.type,))
                 (data,) = encode_tile(tile, target.encoder, target.effort)
         self._put(tensor.name, start * target.type.row_bytes(tensor.cols), data)
 
     def _put(self, name: str, offset: int, data: Bytes) -> None:
         for struct in self.structs[name]:
             memory(struct, offset, data.nbytes)[:] = data.reshape(-1)
+
+
+def _file(path: str) -> _File:
+    """What tells a file from others; of one that is missing, that it is: whoever reads it says what is wrong."""
+    try:
+        about = Path(path).stat()
+    except OSError:
+        return path, 0, 0
+    return str(Path(path).resolve()), about.st_mtime_ns, about.st_size
 
 
 _resident = lru_cache(maxsize=1)(_Resident)  # the child has one session

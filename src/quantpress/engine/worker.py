@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from quantpress.engine.activations import activations
 from quantpress.engine.generate import sample
 from quantpress.engine.messages import receive, send
+from quantpress.engine.moments import inputs, moments
 from quantpress.engine.resident import assign
 from quantpress.engine.scoring import record, score
 from quantpress.engine.session import Session, describe, detokenize, logits, tokenize
@@ -26,7 +27,9 @@ OPS: dict[str, Callable[..., Iterator[Any]]] = {
     "assign": assign,
     "describe": describe,
     "detokenize": detokenize,
+    "inputs": inputs,
     "logits": logits,
+    "moments": moments,
     "record": record,
     "sample": sample,
     "score": score,

@@ -25,7 +25,7 @@ from quantpress.imatrix.file import Imatrix, layers, read
 from quantpress.recipes.rules import Role
 from quantpress.recipes.sites import quantizable, role_of
 
-__all__ = ["Audit", "Sparse", "Statistics", "audit", "check_model", "covered", "show", "statistics"]
+__all__ = ["Audit", "Sparse", "Statistics", "audit", "check_model", "covered", "layers_run", "show", "statistics"]
 
 _ACTIVE = 1e-5
 _LAYER = re.compile(r"blk\.(\d+)\.")
@@ -186,7 +186,7 @@ def check_model(imatrix: Imatrix, model: gguf.GGUF) -> None:
         elif name.partition(" (")[0] not in known:  # llama.cpp calls views of a weight "… (reshaped)"
             expected = f"a weight of {model.path}, such as {next(iter(_wanted(model)), 'none')}"
             raise ImatrixError(imatrix.path, name, expected=expected, found="none of that name", hint=_OTHER_MODEL)
-    run = _layers_run(model)
+    run = layers_run(model)
     if bare := run - layers(imatrix.names):
         expected, found = f"entries for the {len(run)} layers of {model.path}", f"none for {len(bare)} of them"
         raise ImatrixError(imatrix.path, f"blk.{min(bare)}", expected=expected, found=found, hint=_OTHER_MODEL)
@@ -200,7 +200,7 @@ def _check_size(imatrix: Imatrix, name: str, model: gguf.GGUF) -> None:
         raise ImatrixError(imatrix.path, name, expected=expected, found=f"{found_values:,}", hint=_OTHER_MODEL)
 
 
-def _layers_run(model: gguf.GGUF) -> set[int]:
+def layers_run(model: gguf.GGUF) -> set[int]:
     """The layers with weights; llama.cpp does not run those at the end that predict tokens beyond the next."""
     architecture = model.get("general.architecture")
     blocks, ahead = (model.get(f"{architecture}.{key}") for key in ("block_count", "nextn_predict_layers"))

@@ -3,6 +3,8 @@
 After every few chunks the sums so far are written beside the result, in float64, with a digest of all that they depend
 on: the model, the tokens, the settings and llama.cpp's version. A run that finds such a file with its own digest goes
 on from there, and ends with the same bytes as one that was never interrupted.
+
+With `moments`, the first of their passes over the text collects the importance matrix too; see `moments.collect`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from quantpress.files import digest
 from quantpress.formats import TYPES
 from quantpress.imatrix.file import COUNTS, SUMS, Imatrix, layers, whole_chunks, write
 from quantpress.model import check_threads, note_context, read_model
+from quantpress.moments import Collection, beside, collect
+from quantpress.moments.collect import WIDTH, check_settings, remove_parts, usual_memory
+from quantpress.moments.file import Header, note_stale
 from quantpress.progress import SILENT, Progress
 
 __all__ = ["imatrix", "partial_path"]
@@ -41,6 +46,10 @@ class _State:
     done: int = 0
     sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     counts: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def restart(self) -> None:
+        """Forget all."""
+        self.done, self.sums, self.counts = 0, {}, {}
 
     def add(self, more: dict[str, tuple[NDArray[Any], NDArray[np.int64]]]) -> None:
         for name, (sums, counts) in more.items():
@@ -61,6 +70,9 @@ def imatrix(
     gpu_layers: int = 0,
     resume: bool = True,
     every: int = 16,
+    moments: bool = False,
+    moments_memory: int | None = None,
+    moments_width: int = WIDTH,
     progress: Progress = SILENT,
 ) -> Path:
     """Write the importance matrix of a model for a text, in llama-imatrix's GGUF format, and return its path.
@@ -77,6 +89,9 @@ def imatrix(
         gpu_layers: layers to keep on a GPU, -1 for all.
         resume: go on from what an interrupted run has left.
         every: chunks between two saves.
+        moments: also write second moments, to `moments.beside(out)`; a run is then resumed by whole passes only.
+        moments_memory: bytes that the matrices of one pass over the text may take, default half of what there is.
+        moments_width: of inputs with more columns only diagonal blocks of at most so many are kept.
         progress: told of the chunks done.
 
     Raises GGUFError, InputError for what is no model or an unusable setting, TextError, EngineError, ImatrixError if
@@ -84,20 +99,29 @@ def imatrix(
     """
     model, out, files = Path(model), Path(out), texts.paths_of(text)
     _check_settings(out, context, threads)
+    memory = usual_memory() if moments_memory is None else moments_memory
+    check_settings(memory, moments_width)
     with read_model(model) as file:
         note_context(file, context, progress)
         model_digest = _model_digest(file)
-    sequences = max(1, _BATCH // context)
+    sequences, datasets = max(1, _BATCH // context), tuple(file.name for file in files)
     with Engine(model, threads=threads, sequences=sequences, gpu_layers=gpu_layers) as engine:
         windows = texts.chunks(engine, files, context, limit=chunks, chat=chat)
         identity = _identity(model_digest, windows, process_output, gpu_layers)
-        state = _resumed(partial_path(out), identity, progress) if resume else _State()
-        _collect(engine, windows, state, _Saves(partial_path(out), identity, every), process_output, progress)
+        saves = _Saves(partial_path(out), identity, every)
+        state = _resumed(saves.path, identity, progress) if resume else _State()
+        if moments:
+            header = Header(datasets, len(windows), context)
+            job = Collection(beside(out), header, identity, memory, moments_width, resume, every, process_output)
+            _collect_moments(engine, windows, state, saves, job, progress)
+        else:
+            note_stale(out, progress)
+            _collect(engine, windows, state, saves, process_output, progress)
     if not layers(state.sums):
         raise ImatrixError(model, "activations", expected="products with weights named blk.*", found="none")
-    datasets = tuple(file.name for file in files)
     write(_rounded(state, datasets, context), out)
     partial_path(out).unlink(missing_ok=True)
+    remove_parts(beside(out))
     return out
 
 
@@ -140,6 +164,24 @@ def _collect(
             if state.done < len(windows):
                 _save(saves, state)
             advance(state.done - before)
+
+
+def _collect_moments(
+    engine: Engine, windows: Tokens, state: _State, saves: _Saves, job: Collection, progress: Progress
+) -> None:
+    """The sums come with the first pass, or are whole already: a pass that is interrupted starts again."""
+
+    def squares(done: int, more: dict[str, tuple[Any, Any]]) -> None:
+        state.add(more)
+        state.done = done
+        if done == len(windows):
+            _save(saves, state)
+
+    whole = state.done == len(windows)
+    if state.done and not whole:
+        progress.note(f"{saves.path}: of a run without moments: starting again")
+        state.restart()
+    collect(engine, windows, job, None if whole else squares, progress)
 
 
 def _rounded(state: _State, datasets: tuple[str, ...], context: int) -> Imatrix:
