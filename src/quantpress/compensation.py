@@ -106,10 +106,10 @@ def compensated(choices: Choices, plan: Plan) -> dict[str, Any]:
     """
     found = {key: one for key, one in choices.items() if plan.tensors[key[0]] == key[2] and key[0] not in plan.plain}
     plain = [name for (name, _, _), one in found.items() if one.damping is None]
-    asked = [name for name in plan.plain if plan.types[name].quantized]
+    asked = [name for name in plan.plain if knows(plan.types[name])]
     if not found and not asked:
         return {}
-    return {"matrices": len(found) - len(plain), "of": len(found) + len(asked), "plain": sorted({*plain, *asked})}
+    return {"matrices": len(found) - len(plain), "of": len(found), "plain": sorted({*plain, *asked})}
 
 
 def knows(type: TensorType) -> bool:
@@ -270,9 +270,7 @@ class Compensation:
 
     def _row(self, tensor: Tensor, row: int) -> Floats:
         data = self._reader.read(tensor, row, row + 1)
-        codec.encode_rows(
-            data, tensor.type, tensor.cols, [], tensor=tensor.name, row=row
-        )  # says where one is not finite
+        codec.encode_rows(data, tensor.type, tensor.cols, [], tensor=tensor.name, row=row)  # looks for NaN
         return codec.decode(data, tensor.type.name, tensor.cols, threads=1)
 
     def plain(self, x: Floats, tensor: Tensor, matrix: int, type: TensorType) -> Bytes:

@@ -139,11 +139,8 @@ def _check_same_run(moments: Moments, imatrix: Imatrix) -> None:
     """Raise ImatrixError where moments lie beside an imatrix that is of another run."""
     made, other = ((one.datasets, one.chunk_count, one.chunk_size) for one in (moments, imatrix))
     if made != other:
-        expected, hint = (
-            f"moments of the same run as {imatrix.path}",
-            "Name the file with --moments to use it all the same",
-        )
-        raise ImatrixError(moments.path, "datasets, chunks", expected=f"{expected}, {other}", found=made, hint=hint)
+        expected, hint = f"those of {imatrix.path}, {other}", "Name the file with --moments to use it all the same"
+        raise ImatrixError(moments.path, "datasets, chunks", expected=expected, found=made, hint=hint)
 
 
 def moments_for(effort: str, imatrix: str | Path | None, moments: str | Path | None) -> Path | None:
