@@ -64,8 +64,9 @@ def run(source: Path, out: Path, **settings: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release that was split from the start."""
-    run(source, tmp_path_factory.mktemp("split") / "release", split_bytes=LIMIT)
-    return tmp_path_factory.getbasetemp() / "split0" / "release"
+    out = tmp_path_factory.mktemp("split") / "release"
+    run(source, out, split_bytes=LIMIT)
+    return out
 
 
 @pytest.fixture(scope="module")

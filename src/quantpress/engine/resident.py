@@ -109,8 +109,8 @@ class _Resident:
         imatrix: str | None,
         encoder: str,
         effort: str,
-        moments: str | None,
-        plain: Collection[str],
+        moments: str | None = None,
+        plain: Collection[str] = (),
     ) -> None:
         """See the function of that name."""
         encoder_named(encoder, effort)
