@@ -1,12 +1,13 @@
 """Compensated encoding against plain, at the same bytes: KL divergence on held-out text, for a model and texts.
 
     python -m bench.compensated --model BF16.gguf --calibration TEXT --held-out TEXT [--held-out TEXT …]
-                                [--types Q4_K,…] [--mixes] [--threads N] [--json FILE]
+                                [--types Q4_K,…] [--files-only] [--repair N] [--json FILE]
 
 Every block matrix has the type, embedding and output stay as they are. Encoded by ggml and by quantpress with the
 importance matrix, and by quantpress with second moments, all of the same text. The held-out texts may be of other
 domains. "weights": the same with the decoded weights in float, so without what llama.cpp's CPU back end does to the
 activations that meet a quantized weight: that adds to the divergence of every encoder, and none can change it.
+With --repair also the compensated file encoded anew behind its own layers, by so many chunks of the same text.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from quantpress.imatrix import imatrix
 from quantpress.moments import beside
 from quantpress.plan import Plan, from_types
 from quantpress.quantize import quantize
+from quantpress.repair import repair
 
 USED = "Q2_K Q3_K IQ4_NL Q4_K Q5_K Q6_K IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS Q4_0".split()
 ENCODERS = {"ggml": {"encoder": "ggml"}, "plain": {}, "compensated": {"effort": "compensated", "allow_plain": True}}
@@ -44,6 +46,8 @@ def main() -> None:
     parser.add_argument("--imatrix", type=Path, help="made before, with moments beside it; default: made here")
     parser.add_argument("--imatrix-chunks", type=int, default=192)
     parser.add_argument("--chunks", type=int, default=32, help="windows of each held-out text")
+    parser.add_argument("--files-only", action="store_true", help="leave out the weights in float")
+    parser.add_argument("--repair", type=int, default=0, metavar="N", help="chunks of the calibration text")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -61,17 +65,23 @@ def measure(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]
         raise SystemExit(f"{beside(statistics)}: expected moments beside the imatrix")
     for type in given.types.split(","):
         files = {name: encoded(given.model, type, statistics, folder / name, how) for name, how in ENCODERS.items()}
-        floats = {name: decoded(file, folder / f"{name}-{type}-F32.gguf") for name, file in files.items()}
+        if given.repair:
+            how = {"text": given.calibration, "imatrix": statistics, "chunks": given.repair}
+            out = folder / f"repaired-{type}.gguf"
+            files["repaired"], _ = repair(given.model, files["compensated"], out=out, **how)
+        kinds = {"file": files}
+        if not given.files_only:
+            kinds["weights"] = {name: decoded(file, folder / f"{name}-{type}-F32.gguf") for name, file in files.items()}
         if len({file.stat().st_size - len(header(file)) for file in files.values()}) > 1:
             raise SystemExit(f"{type}: the files differ in size by more than their headers")
         for text in given.held_out:
             settings = {"text": text, "chunks": given.chunks}
-            for what, group in (("file", files), ("weights", floats)):
+            for what, group in kinds.items():
                 found = evaluate(given.model, list(group.values()), **settings)
                 row = {"type": type, "text": text.name, "what": what, **numbers(dict(zip(group, found, strict=True)))}
                 print(line(row), flush=True)
                 yield row
-        for file in (*files.values(), *floats.values()):
+        for file in (file for group in kinds.values() for file in group.values()):
             file.unlink()
 
 
@@ -120,6 +130,7 @@ def numbers(found: dict[str, Evaluation]) -> dict[str, Any]:
         "error": {name: one.kld_error for name, one in found.items()},
         "ratio": ours.kld_mean / ggml.kld_mean,
         "to_plain": ours.kld_mean / found["plain"].kld_mean,
+        **({"repaired": found["repaired"].kld_mean / ours.kld_mean} if "repaired" in found else {}),
         "tail": ours.kld_p99 / ggml.kld_p99,
         "perplexity": {name: one.perplexity for name, one in found.items()},
     }
@@ -128,7 +139,8 @@ def numbers(found: dict[str, Evaluation]) -> dict[str, Any]:
 def line(row: dict[str, Any]) -> str:
     kld = "  ".join(f"{name} {value:.5f} ± {row['error'][name]:.5f}" for name, value in row["kld"].items())
     where = f"{row['type']:8} {row['text']:16} {row['what']:8}"
-    return f"{where} {kld}  ratio {row['ratio']:.3f} (99 % {row['tail']:.3f}; to plain {row['to_plain']:.3f})"
+    more = f"; repaired to compensated {row['repaired']:.3f}" if "repaired" in row else ""
+    return f"{where} {kld}  ratio {row['ratio']:.3f} (99 % {row['tail']:.3f}; to plain {row['to_plain']:.3f}{more})"
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:

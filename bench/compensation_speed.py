@@ -13,10 +13,11 @@ Then an extrapolation by counts of operations, of all matrices of a model's laye
 whose inputs' moments have diagonal blocks of n columns, at this run's rate of products B (multiply-adds a second):
 
     encoding   = (Σ r n² / 2) / B + weights × s
-    factorizing = 3 dampings × Σ over the inputs of n³ / m³ × the time for m columns, the most that were measured
+    factorizing = 3 dampings (2, where the second is not worth it) × Σ over the inputs of n³ / m³ × the time for m
+                  columns, the most that were measured
 
 divided by this machine's threads, as rows and inputs do not depend on each other. The choice of the damping, which
-encodes 64 rows of each matrix three times more, is left out, and so is reading and writing.
+encodes 64 rows of each matrix two or three times more, is left out, and so is reading and writing.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from quantpress import codec, compensation
 from quantpress._native import code_widths
 from quantpress.arrays import Bytes, Floats
 from quantpress.blas import one_thread
-from quantpress.compensation import DAMPINGS, Factor
 from quantpress.cpu import default_threads, instruction_set
+from quantpress.factor import Factor, factorize
 from quantpress.formats import TYPES, TensorType, tensor_type
 from quantpress.moments.collect import WIDTH
 from quantpress.strips import blocks_of
@@ -46,6 +47,7 @@ from quantpress.strips import blocks_of
 TARGET = 2  # times the products
 TYPES_SHOWN = "Q4_0,Q2_K,Q3_K,Q4_K,Q6_K,IQ1_S,IQ2_XXS,IQ2_S,IQ3_XXS,IQ3_S,IQ4_XS"
 DAMPING = 0.03
+TRIED = 3  # dampings
 MODELS = (Shape("4 B (36 layers)", 2560, 4096, 1024, 9728, 36, 151_936), SHAPES[1])
 
 
@@ -118,7 +120,7 @@ def measure(
             key = type.block, code_widths()[type.name] == 1
             if key not in factors:
                 start = time.thread_time()
-                factors[key] = compensation.factorize(case.second, type, DAMPING)
+                factors[key] = factorize(case.second, type, DAMPING)
                 factorizing[cols] = time.thread_time() - start
             ratio = error_ratio(case, type, factors[key])
             if ratio >= 1:
@@ -197,7 +199,7 @@ def extrapolated(model: Shape, timings: Sequence[Timing], factorizing: dict[int,
     rows = (model.query + 2 * model.key, model.hidden, 2 * model.wide, model.hidden)
     inputs = [blocks_of(n, WIDTH) for n in model.widths]
     products = sum(r * n * n / 2 for r, blocks in zip(rows, inputs, strict=True) for n in blocks) * model.layers
-    factors = len(DAMPINGS) * model.layers * sum(n**3 for blocks in inputs for n in blocks) / most**3
+    factors = TRIED * model.layers * sum(n**3 for blocks in inputs for n in blocks) / most**3
     found = []
     for type in dict.fromkeys(one.type for one in timings):
         of = [one for one in timings if one.type == type]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantpress.convert import convert
+from tests.imatrix.moe import write_moe
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +35,18 @@ def bf16_gguf(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def f32_gguf(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model as an F32 GGUF file."""
     return convert(demo, tmp_path_factory.mktemp("f32") / "demo-gemma3-F32.gguf", type="F32")
+
+
+@pytest.fixture(scope="session")
+def prose(data: Path) -> Path:
+    """A text."""
+    return data / "prose.txt"
+
+
+@pytest.fixture(scope="session")
+def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of experts."""
+    return write_moe(tmp_path_factory.mktemp("moe") / "moe.gguf")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub.constants
+import huggingface_hub.file_download
+import pytest
+
+import quantpress.download
+
 LFS = (".safetensors", ".bin", ".gguf", ".png", "tokenizer.model")
 
 
@@ -171,6 +177,25 @@ class Handler(BaseHTTPRequestHandler):
                     time.sleep(0.02)
         if cut is not None:
             self.close_connection = True
+
+
+def fresh_library(patch: pytest.MonkeyPatch, home: Path, *, timeout: float, first: int) -> None:
+    """The library with an empty cache, nobody logged in, no patience; `first`: bytes that we ask for first."""
+    settings = {
+        "HF_HOME": home,
+        "HF_HUB_CACHE": home / "hub",
+        "HF_TOKEN_PATH": home / "token",
+        "HF_STORED_TOKENS_PATH": home / "stored_tokens",
+    }
+    for name, value in settings.items():
+        patch.setattr(huggingface_hub.constants, name, str(value))
+    patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", timeout)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        patch.delenv(name, raising=False)
+    patch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    patch.setattr(quantpress.download, "_HEAD", first)
+    patch.setattr(quantpress.download, "_WAIT", 0.0)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,9 @@ def small_imatrix(bf16_gguf: Path, data: Path, tmp_path_factory: pytest.TempPath
 
 def test_help_names_every_command() -> None:
     text = quantpress("--help").stdout
-    commands = "convert imatrix plan quantize evaluate bench release check publish pull choose serve inspect info"
+    commands = (
+        "convert imatrix plan quantize repair evaluate bench release check publish pull choose serve inspect info"
+    )
     for command in commands.split():
         assert f"\n  {command} " in text
 

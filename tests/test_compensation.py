@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 from quantpress import codec, compensation, gguf, moments
 from quantpress.arrays import Bytes, Floats
 from quantpress.blas import one_thread
-from quantpress.compensation import DAMPINGS, Choice, Compensation, Factor, compensation_keys, encode, factorize, knows
-from quantpress.formats import TYPES
+from quantpress.compensation import DAMPINGS, Choice, Compensation, compensation_keys, encode
+from quantpress.factor import Factor, code_width, factorize, knows
+from quantpress.formats import TYPES, TensorType
 from quantpress.imatrix import Imatrix
-from quantpress.moments.file import MOMENTS, SAMPLE, Entry, Header, header_keys, write_rows, writing
+from quantpress.moments.file import MOMENTS, SAMPLE, Entry, header_keys, write_rows, writing
+from quantpress.origin import Header
 from quantpress.strips import packed_size, strips
 from tests.oracle import models
 
@@ -142,7 +145,7 @@ def check_order(factor: Factor, second: Floats, name: str) -> None:
 @pytest.mark.parametrize(("name", "cols"), [("Q4_0", 96), ("IQ4_NL", 544), ("Q4_K", 768), ("IQ2_S", 512)])
 def test_a_factor_is_that_of_the_damped_moments(name: str, cols: int) -> None:
     second = mean(correlated(2 * cols, cols, 1))
-    for damping in (DAMPINGS[0], 1.0):
+    for damping in (DAMPINGS[-1], 1.0):
         factor = factorize(second, TYPES[name], damping)
         check_factor(factor, second, damping)
         check_order(factor, second, name)
@@ -160,7 +163,7 @@ def test_moments_that_are_singular(name: str) -> None:
     cases = {"few": mean(few), "dead": mean(dead), "one": mean(few[:1]), "nothing": np.zeros((512, 512), np.float32)}
     x = models.weights(3, 8, 512)
     for label, second in cases.items():
-        for damping in (DAMPINGS[0], DAMPINGS[-1]):
+        for damping in (DAMPINGS[-1], 0.1):
             factor = factorize(second, TYPES[name], damping)
             check_factor(factor, second, damping)
             check_order(factor, second, name)
@@ -227,7 +230,8 @@ def test_the_damping_is_the_best_on_inputs_that_were_held_out(
             errors = {damping: missed(x, data, type, one.samples[0]) for damping, data in encoded.items()}
             columns = None if imatrix is None else imatrix.of(tensors[one.name])
             plain = missed(x, codec.encode(x, type, None if columns is None else columns[0]), type, one.samples[0])
-            best = min(errors, key=lambda damping: errors[damping])
+            tried = DAMPINGS if one is inputs[1] else DAMPINGS[2:]
+            best = next((a for a, b in pairwise(tried) if errors[b] > 0.98 * errors[a]), tried[-1])
             assert choice.damping == best
             assert choice.ratio == pytest.approx(errors[best] / plain, rel=1e-3)
             compensator = found.of(tensors[one.name], 0)
@@ -342,10 +346,10 @@ def test_many_threads_at_once(dense: Path, tmp_path: Path, monkeypatch: pytest.M
         choices = dict(found.choices)
     made, guard, barrier = [], threading.Lock(), threading.Barrier(8, timeout=60)
 
-    def counted(second: Floats, type: object, damping: float) -> Factor:
+    def counted(second: Floats, type: TensorType, damping: float) -> Factor:
         with guard:
-            made.append(damping)
-        return factorize(second, type, damping)  # type: ignore[arg-type]
+            made.append((float(second[0, 0]), type.block, code_width(type) > 1, damping))
+        return factorize(second, type, damping)
 
     monkeypatch.setattr(compensation, "factorize", counted)
     with opened(dense, inputs_asked(), tmp_path) as (tensors, found), ThreadPoolExecutor(8) as pool:
@@ -359,8 +363,8 @@ def test_many_threads_at_once(dense: Path, tmp_path: Path, monkeypatch: pytest.M
         for results in pool.map(all_of, [0, 0, 1, 3, 4, 4, 8, 11]):
             assert all(np.array_equal(a, b) for a, b in zip(results, expected, strict=True))
         assert found.choices == choices
-    kinds = 3  # of orders: blocks of 32, of 256, and of 256 in groups of eight
-    assert len(made) == 3 * kinds * len(DAMPINGS)
+    assert len(made) == len(set(made))
+    assert len({key[:3] for key in made}) == 3 * 3  # orders: blocks of 32, of 256, and of 256 in groups of eight
 
 
 def test_the_order_of_asking_pieces_and_a_full_cache_change_nothing(

@@ -23,7 +23,7 @@ from quantpress.gguf import GGUF, Writer
 from quantpress.gguf.parser import IncompleteError, parse, parse_start
 from quantpress.remote import opened
 from tests.choose.test_choice import MODULE, ROWS, once, quantized_files, write_results
-from tests.hub_server import Handler, Hub, serving
+from tests.hub_server import Handler, Hub, fresh_library, serving
 
 ID = "acme/Demo-Gemma3-GGUF"
 LOCAL = ("release", "commands", "notes")  # what a repository's answer says otherwise
@@ -42,15 +42,7 @@ class _WithoutRevision(Handler):
 @pytest.fixture(autouse=True)
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """huggingface_hub with an empty cache, nobody logged in and no patience; llama.cpp asked once a question."""
-    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_STORED_TOKENS_PATH"):
-        monkeypatch.setattr(huggingface_hub.constants, name, str(tmp_path / "home" / name))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 10)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(quantpress.download, "_HEAD", FIRST)
-    monkeypatch.setattr(quantpress.download, "_WAIT", 0.0)
+    fresh_library(monkeypatch, tmp_path / "home", timeout=10, first=FIRST)
     monkeypatch.setattr(quantpress.remote, "_FIRST", FIRST)
     monkeypatch.setattr(MODULE, "buffers", once)
     yield

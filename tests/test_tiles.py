@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,19 @@ def test_an_exception_ends_it() -> None:
     with pytest.raises(ValueError, match="three"):
         list(in_threads(((lambda n=n: job(n)) for n in range(100)), 2))
     assert 4 <= len(ran) < 12
+
+
+def test_what_is_done_together_with_an_exception_comes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def job(number: int) -> int:
+        if number in (3, 11):
+            raise ValueError("this one")
+        return number
+
+    monkeypatch.setattr(tiles, "wait", lambda pending, return_when: wait(pending))
+    results = in_threads(((lambda n=n: job(n)) for n in range(16)), 8)
+    assert sorted(next(results) for _ in range(14)) == [n for n in range(16) if n not in (3, 11)]
+    with pytest.raises(ValueError, match="this one"):
+        next(results)
 
 
 def test_closing_waits_for_the_jobs_under_way_and_runs_no_others(monkeypatch: pytest.MonkeyPatch) -> None:

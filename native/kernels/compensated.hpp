@@ -4,7 +4,7 @@
 // up to date by matrix products; in a panel block by block. The type's own encoder, given the targets of a block, finds
 // its scales; under these the codes are chosen one after another, each with the errors of those before it. As the
 // targets move on the way, scales are looked for once more with the targets as they were met, and so on for some
-// rounds.
+// rounds; all but the last look for them fast (0.6 % of the error at most, a third of the time).
 //
 // Nothing here knows how a type packs its scales: what a code stands for is read from the type's own decoder.
 #pragma once
@@ -54,11 +54,12 @@ public:
     void encode(const Float *w, const Float *y, Codes &best) {
         put(y);
         for (int round = 0; round < how_.feedback.rounds; ++round) {
+            const bool last = round + 1 == how_.feedback.rounds;
             Codes &found = round ? next_ : best;
-            find_scales(found);
+            find_scales(last ? how_.effort : Effort::kFast, found);
             choose(w, y, found);
             if (round) keep_cheaper(best);
-            if (round + 1 < how_.feedback.rounds) put(met_);
+            if (!last) put(met_);
         }
     }
 
@@ -74,10 +75,10 @@ private:
         }
     }
 
-    void find_scales(Codes &found) {
+    void find_scales(Effort effort, Codes &found) {
         const std::size_t cols = static_cast<std::size_t>(of_.block), bytes = how_.codec.bytes;
         std::uint8_t packed[kLanes * (kBlock + 64)];
-        how_.codec.encode({rows_, how_.feedback.importance + column_, kLanes, cols}, how_.effort, packed);
+        how_.codec.encode({rows_, how_.feedback.importance + column_, kLanes, cols}, effort, packed);
         for (int row = 0; row < kLanes; ++row) std::memcpy(found.bytes[row], packed + row * bytes, bytes);
         probe(found);
     }

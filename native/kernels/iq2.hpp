@@ -40,7 +40,8 @@ inline void turn(Group &group, Int &signs, const Int &which) {
     UNROLL for (int j = 0; j < 8; ++j) group.wx[j] = select(which == (1 << j), group.wx[j] * -1.0f, group.wx[j]);
 }
 
-// Makes the number of negative weights even, by the weight of smallest w |x| or, in the other group, the second.
+// Makes the number of negative weights even, by the weight of smallest w |x| or, in the other group, the second; of
+// equal ones the first in the group is taken.
 inline void make_even(Group &group, Int &signs, Group &other, Int &other_signs) {
     Float least = group.wx[0], second = broadcast(3e38f);
     Int at = broadcast(1), second_at = at;

@@ -37,11 +37,12 @@ Group turned(Group group, int j) {
     return group;
 }
 
+// Of equal ones the first, for the least and then for the second among the others.
 void make_even(Group &group, Group &other) {
-    int least = 0, second = 1;
+    int least = 0;
     for (int j = 1; j < 8; ++j)
         if (group.wx[j] < group.wx[least]) least = j;
-    if (least == 1) second = 0;
+    int second = least == 0 ? 1 : 0;
     for (int j = 0; j < 8; ++j)
         if (j != least && group.wx[j] < group.wx[second]) second = j;
     other = group;

@@ -19,6 +19,7 @@ from quantpress.inspection import info, inspect
 from quantpress.plan import Plan, plan
 from quantpress.quantize import quantize
 from quantpress.release import release
+from quantpress.repair import Repair, repair
 from quantpress.serve import Server, serve
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Finding",
     "Plan",
     "QuantpressError",
+    "Repair",
     "Server",
     "Spend",
     "Target",
@@ -51,5 +53,6 @@ __all__ = [
     "plan",
     "quantize",
     "release",
+    "repair",
     "serve",
 ]

@@ -65,7 +65,8 @@ def compensate(
 
     order [cols]: the column taken at each place; blocks stay together, and groups of 8 where a code is of several.
     diagonal [cols]: D, in that order. factor: U in that order by panels of 256 columns, each with the rows above it and
-    its own. importance [cols]: by column, for the search of scales. rounds: searches of the scales of a block.
+    its own. importance [cols]: by column, for the search of scales. rounds: searches of the scales of a
+        block, of `effort` in the last.
     """
 
 def add_squares(

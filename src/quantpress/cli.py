@@ -26,6 +26,7 @@ from quantpress.commands.publish import publish
 from quantpress.commands.pull import pull
 from quantpress.commands.quantize import quantize
 from quantpress.commands.release import release
+from quantpress.commands.repair import repair
 from quantpress.commands.serve import serve
 from quantpress.errors import QuantpressError
 
@@ -45,6 +46,7 @@ app.command()(convert)
 app.add_typer(imatrix_app, name="imatrix", help="Collect, merge and look at importance matrices.")
 app.command()(plan)
 app.command()(quantize)
+app.command()(repair)
 app.command()(evaluate)
 app.command()(bench)
 app.command(cls=ManyFiles)(release)

@@ -6,7 +6,7 @@ native/compensate.hpp says how. Here is what the core is given:
 
 - the order of the columns: blocks by the sum of their inputs' squares, the largest first, and so within a block; codes
   of several weights stay together. What comes late cannot be paid back, so it had better be small.
-- the factor: H + damping × mean(diag H) = U D Uᵀ, in float64, U upper with a unit diagonal.
+- the factor: H + damping × mean(diag H) = U D Uᵀ, U upper with a unit diagonal (factor.py).
 - what errors weigh when scales are looked for: √(D diag H). D alone counts on every error being paid back, the diagonal
   on none; the mean of the two was better than either (by 0 to 2 % of the error).
 
@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +33,7 @@ from quantpress import _native, codec
 from quantpress.arrays import Bytes, Floats
 from quantpress.blas import one_thread
 from quantpress.errors import ImatrixError
+from quantpress.factor import Factor, code_width, factorize, knows
 from quantpress.formats import TYPES, TensorType
 from quantpress.gguf import GGUF, Metadata, Tensor, Value
 from quantpress.imatrix import Imatrix
@@ -46,39 +47,22 @@ __all__ = [
     "Choices",
     "Compensation",
     "Compensator",
-    "Factor",
     "compensated",
     "compensation_keys",
     "encode",
-    "factorize",
-    "knows",
 ]
 
-DAMPINGS = (0.01, 0.03, 0.1)  # of the mean diagonal
+DAMPINGS = (1.0, 0.3, 0.1, 0.03, 0.01)  # of the mean diagonal
+_USUAL = 2  # the first that is tried where tokens are no fewer than
+_TOKENS = 2  # times the columns
+_WORTH = 0.98  # of the error, for a smaller one to be taken
 ROUNDS = 3
 _UNJUDGED = 0.03  # without inputs to choose by
 _ROWS = 64  # of a matrix, to choose by
 _CACHE_BYTES = 1 << 30
 _SUSPICIOUS = 20  # times 4^-bits: more than this of a row's weighted square is no rounding error (plain: 2 to 3 times)
-_PANEL = 256  # as in native/compensate.hpp
-_WIDTHS: Mapping[str, int] = MappingProxyType(_native.code_widths())
 _F32 = TYPES["F32"]
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Factor:
-    """What the core is told of consecutive columns [cols]: see native/compensate.hpp."""
-
-    panels: Floats  # U, by panels of 256 columns
-    diagonal: Floats  # D, in the order taken
-    importance: Floats  # by column
-    order: NDArray[np.int32]  # the column that is taken at each place
-
-    @property
-    def nbytes(self) -> int:
-        """Of all of it."""
-        return self.panels.nbytes + self.diagonal.nbytes + self.importance.nbytes + self.order.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,48 +96,12 @@ def compensated(choices: Choices, plan: Plan) -> dict[str, Any]:
     return {"matrices": len(found) - len(plain), "of": len(found), "plain": sorted({*plain, *asked})}
 
 
-def knows(type: TensorType) -> bool:
-    """Whether a type has codes that can be chosen one after another."""
-    return type.name in _WIDTHS
-
-
 def compensation_keys(dataset: str | None, chunks: int) -> Metadata:
     """What a file says of the moments that it was encoded with: the name of their text, and chunks of it."""
     keys = {"quantize.compensated.chunks_count": Value.u32(chunks)}
     if dataset:
         keys["quantize.compensated.dataset"] = Value.string(PurePath(dataset).name)
     return keys
-
-
-def factorize(second: Floats, type: TensorType, damping: float) -> Factor:
-    """Factor second moments H, float32 [n, n], for a type; `damping` is relative to the mean of the diagonal.
-
-    A column that no input has touched, and an H of fewer tokens than columns, are singular without damping.
-    """
-    squares = second.diagonal()
-    order = _order(squares, type)
-    cols, mean = len(second), float(squares.mean(dtype=np.float64)) or 1.0
-    damped = second[np.ix_(order[::-1], order[::-1])].astype(np.float64)
-    damped.flat[:: cols + 1] += damping * mean
-    upper = np.linalg.cholesky(damped)[::-1, ::-1]  # of columns in reverse: upper in the order taken
-    diagonal = upper.diagonal().copy()
-    unit = upper / diagonal
-    starts = range(0, cols, _PANEL)
-    panels = [unit[: start + _PANEL, start : start + _PANEL].astype(np.float32).ravel() for start in starts]
-    by_column = np.empty(cols)
-    by_column[order] = diagonal**2
-    importance = np.sqrt(by_column * (squares + damping * mean)) / mean
-    return Factor(np.concatenate(panels), (diagonal**2 / mean).astype(np.float32), importance.astype(np.float32), order)
-
-
-def _order(squares: Floats, type: TensorType) -> NDArray[np.int32]:
-    """Columns by blocks, and by groups of those that codes share; the largest sums of squares first."""
-    group = 1 if _WIDTHS[type.name] == 1 else 8
-    masses = squares.reshape(-1, type.block // group, group).sum(axis=2, dtype=np.float64)
-    blocks = np.argsort(-masses.sum(axis=1), kind="stable")
-    groups = np.argsort(-masses[blocks], axis=1, kind="stable") + blocks[:, None] * (type.block // group)
-    order: NDArray[np.int32] = (groups[..., None] * group + np.arange(group)).ravel().astype(np.int32)
-    return order
 
 
 def encode(
@@ -227,9 +175,14 @@ class Compensation:
             raise KeyError(tensor.name)  # of a caller that has not asked `of`
         return found, sum(block.nbytes for block in found.blocks)
 
+    def dampings(self, tensor: Tensor, matrix: int) -> tuple[float, ...]:
+        """What to try; larger ones too where there are few tokens."""
+        entry = self.moments.entries[self.moments.input_of(tensor.name)]
+        return DAMPINGS if entry.counts[matrix] < _TOKENS * max(entry.blocks) else DAMPINGS[_USUAL:]
+
     def factors(self, tensor: Tensor, matrix: int, type: TensorType, damping: float) -> tuple[Factor, ...]:
         """Of each diagonal block that the moments have."""
-        key = (self.moments.input_of(tensor.name), matrix, type.block, _WIDTHS[type.name] == 1, damping)
+        key = (self.moments.input_of(tensor.name), matrix, type.block, code_width(type) == 1, damping)
         return self._factors.get(key, partial(self._factorized, tensor, matrix, type, damping))
 
     def _factorized(
@@ -263,9 +216,12 @@ class Compensation:
         def missed(data: Bytes) -> float:
             return _output_error(x - codec.decode(data, type.name, tensor.cols, threads=1), sample)
 
-        errors = {damping: missed(encode(x, type, self.factors(tensor, matrix, type, damping))) for damping in DAMPINGS}
-        best, least = min(errors.items(), key=lambda one: one[1])[0], missed(plain)
-        ratio = errors[best] / least if least else 1.0
+        def error(damping: float) -> float:
+            return missed(encode(x, type, self.factors(tensor, matrix, type, damping)))
+
+        best, found = descend(self.dampings(tensor, matrix), error)
+        least = missed(plain)
+        ratio = found / least if least else 1.0
         return Choice(best, ratio) if ratio < 1 else Choice(None, ratio)
 
     def _row(self, tensor: Tensor, row: int) -> Floats:
@@ -320,6 +276,20 @@ class Compensator:
             found += np.einsum("ij,ij->i", part @ block, part, dtype=np.float64)
             first += len(block)
         return found
+
+
+def descend(dampings: Sequence[float], error: Callable[[float], float]) -> tuple[float, float]:
+    """A damping and its error: from the largest downwards, as long as a smaller one is worth it.
+
+    On the text at hand a smaller one is often better by a percent; on other texts it was worse by ten (Q2_K, on code).
+    """
+    best, least = dampings[0], error(dampings[0])
+    for damping in dampings[1:]:
+        found = error(damping)
+        if found > _WORTH * least:
+            break
+        best, least = damping, found
+    return best, least
 
 
 def _output_error(errors: Floats, inputs: Floats) -> float:

@@ -25,9 +25,9 @@ from quantpress import codec
 from quantpress.arrays import Bytes, Floats
 from quantpress.codec import check_importance
 from quantpress.compensation import Compensator
-from quantpress.compensation import knows as compensates
 from quantpress.engine import ggml
 from quantpress.errors import InputError, PlanError
+from quantpress.factor import knows as compensates
 from quantpress.formats import TYPES, TensorType
 
 __all__ = [

@@ -8,11 +8,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from quantpress.errors import DiskFullError, InputError, OutputError
+from quantpress.errors import DiskFullError, InputError, OutputError, PlanError
 
 __all__ = ["digest", "file_digest", "make_folder", "output_errors", "write_bytes", "write_json", "write_text"]
 
@@ -34,6 +34,15 @@ def file_digest(path: Path) -> str:
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value, hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def check_place(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Raise PlanError where a file of ours would replace one of the user's, which it is made from."""
+    given = {path.resolve() for path in sources}
+    for path in outputs:
+        if path.resolve() in given:
+            hint = "Choose another place with --out"
+            raise PlanError(path, "output", expected="another file than the sources", found="a source", hint=hint)
 
 
 def make_folder(path: Path) -> None:

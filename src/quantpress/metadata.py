@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["QUANTIZATION_VERSION", "ImatrixInfo", "quantized_metadata"]
 
 QUANTIZATION_VERSION = 2
-DROPPED = ("split.", "quantize.imatrix.", "quantize.compensated.")
+DROPPED = ("split.", "quantize.imatrix.", "quantize.compensated.", "quantize.repaired.")
 
 
 @dataclass(frozen=True)

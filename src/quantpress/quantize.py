@@ -25,7 +25,7 @@ from quantpress.compensation import WITHOUT, Choices
 from quantpress.cpu import default_threads
 from quantpress.encoding import COMPENSATED, PLAIN, Encoder, check_encodable, encode_tile, encoder_named, tiles_of
 from quantpress.errors import DiskFullError, PlanError
-from quantpress.files import make_folder
+from quantpress.files import check_place, make_folder
 from quantpress.formats import TensorType
 from quantpress.gguf import GGUF, Tensor, TensorSpec, Writer, folder_writer
 from quantpress.imatrix import Imatrix, covered
@@ -212,7 +212,7 @@ def _outputs(
         metadata = quantized_metadata(source, one.file_type, info, extra)
         specs = [TensorSpec(name, source.tensors[name].shape, type) for name, type in one.types.items()]
         writer = folder_writer(path, metadata, specs, split_bytes)
-        _check_place(source, writer)
+        check_place(writer.paths, source.paths)
         writers[path] = writer
     for writer in writers.values():
         make_folder(writer.paths[0].parent)
@@ -225,15 +225,6 @@ def _note_sizes(planned: Sequence[Plan], writers: Sequence[Writer], progress: Pr
         if len(writer.paths) == 1 and writer.sizes[0] != one.bytes:
             why = "its metadata (the importance matrix, what was added) is not what the plan was made with"
             progress.note(f"{writer.paths[0].name}: {writer.sizes[0]:,} bytes, planned {one.bytes:,}: {why}")
-
-
-def _check_place(source: GGUF, writer: Writer) -> None:
-    """Raise PlanError where a file of ours, with metadata of our own, would replace the user's."""
-    sources = {path.resolve() for path in source.paths}
-    for path in writer.paths:
-        if path.resolve() in sources:
-            hint = "Choose another folder"
-            raise PlanError(path, "output", expected="another file than the source", found="the source", hint=hint)
 
 
 @contextmanager

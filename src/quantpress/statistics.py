@@ -6,15 +6,16 @@ Whoever encodes asks for the tile of some rows, and need not know what the encod
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from quantpress import moments as second_moments
 from quantpress.arrays import Bytes, Floats
-from quantpress.compensation import WITHOUT, Choices, Compensation, compensation_keys, knows
+from quantpress.compensation import WITHOUT, Choices, Compensation, compensation_keys
 from quantpress.encoding import COMPENSATED, Tile
 from quantpress.errors import ImatrixError, InputError, PlanError
+from quantpress.factor import knows
 from quantpress.formats import TensorType
 from quantpress.gguf import GGUF, Tensor
 from quantpress.imatrix import Imatrix, check_model
@@ -23,7 +24,7 @@ from quantpress.moments import Moments
 from quantpress.plan import Extra
 from quantpress.progress import Progress
 
-__all__ = ["Statistics", "moments_for", "open_statistics"]
+__all__ = ["Statistics", "moments_for", "open_compensation", "open_statistics"]
 
 _SHOWN = 8  # names in a message
 _HINT = "Collect them with `quantpress imatrix --moments`, or let it be encoded plainly with --allow-plain"
@@ -120,26 +121,45 @@ def open_statistics(
     `moments`: default those beside the imatrix; for the effort "compensated" only. Raises ImatrixError, GGUFError, and
     InputError where moments are given and not used, or needed and not given.
     """
-    with ExitStack() as stack:
-        found = read_imatrix(imatrix) if isinstance(imatrix, (str, Path)) else imatrix
-        if found is not None:
-            check_model(found, model)
-        path = moments_for(effort, None if found is None else found.path, moments)
-        if path is None:
-            yield Statistics(model, found)
-            return
-        second = stack.enter_context(second_moments.read(path))
+    found = _checked_imatrix(model, imatrix)
+    if moments_for(effort, None if found is None else found.path, moments) is None:
+        yield Statistics(model, found)
+        return
+    with open_compensation(model, found, moments) as compensation:
+        yield Statistics(model, found, compensation)
+
+
+@contextmanager
+def open_compensation(
+    model: GGUF, imatrix: str | Path | Imatrix | None, moments: str | Path | None
+) -> Iterator[Compensation]:
+    """What feedback needs of `moments`, or of those beside the imatrix; checks and raises as `open_statistics`."""
+    found = _checked_imatrix(model, imatrix)
+    with second_moments.read(_moments_path(None if found is None else found.path, moments)) as second:
         second_moments.check_model(second, model)
         if found is not None and moments is None:
             _check_same_run(second, found)
-        yield Statistics(model, found, stack.enter_context(Compensation(model, second, found)))
+        with Compensation(model, second, found) as compensation:
+            yield compensation
+
+
+def _checked_imatrix(model: GGUF, imatrix: str | Path | Imatrix | None) -> Imatrix | None:
+    found = read_imatrix(imatrix) if isinstance(imatrix, (str, Path)) else imatrix
+    if found is not None:
+        check_model(found, model)
+    return found
 
 
 def _check_same_run(moments: Moments, imatrix: Imatrix) -> None:
-    """Raise ImatrixError where moments lie beside an imatrix that is of another run."""
-    made, other = ((one.datasets, one.chunk_count, one.chunk_size) for one in (moments, imatrix))
-    if made != other:
-        expected, hint = f"those of {imatrix.path}, {other}", "Name the file with --moments to use it all the same"
+    """Raise ImatrixError where moments lie beside an imatrix that is of another run.
+
+    An imatrix counts whole chunks of the tokens that were seen, as llama-imatrix does, and the last few of a batch are
+    not: of 15 chunks it may say 14.
+    """
+    made = (moments.datasets, moments.chunk_count, moments.chunk_size)
+    whole, one_more = ((imatrix.datasets, imatrix.chunk_count + unseen, imatrix.chunk_size) for unseen in (0, 1))
+    if made not in (whole, one_more):
+        expected, hint = f"those of {imatrix.path}, {whole}", "Name the file with --moments to use it all the same"
         raise ImatrixError(moments.path, "datasets, chunks", expected=expected, found=made, hint=hint)
 
 
@@ -150,6 +170,10 @@ def moments_for(effort: str, imatrix: str | Path | None, moments: str | Path | N
             expected = "the effort that uses them, compensated"
             raise InputError(Path(moments), "moments", expected=expected, found=effort, hint="Add --effort compensated")
         return None
+    return _moments_path(imatrix, moments)
+
+
+def _moments_path(imatrix: str | Path | None, moments: str | Path | None) -> Path:
     if moments is not None:
         return Path(moments)
     hint: dict[str, Any] = {"hint": "Collect them with `quantpress imatrix --moments`, or name them with --moments"}

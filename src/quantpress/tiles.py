@@ -100,11 +100,16 @@ def in_threads(
         for job in jobs:
             pending.add(pool.submit(job))
             if len(pending) >= 2 * threads:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+                yield from _taken(pending)
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            yield from _taken(pending)
     finally:
         stop()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _taken(pending: set[Future[Result]]) -> Iterator[Result]:
+    """Take out what is done, one at least, for its results; an exception comes last, lest it take a result with it."""
+    done = wait(pending, return_when=FIRST_COMPLETED).done
+    pending -= done
+    yield from (future.result() for future in sorted(done, key=lambda future: future.exception() is not None))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from quantpress import gguf
 from quantpress.errors import GGUFError, ImatrixError
-from quantpress.formats import TYPES
 from quantpress.imatrix import read
+from tests.arrays import write_arrays
 
 NAME = "blk.0.attn_k.weight"
 KEYS: gguf.Metadata = {
@@ -24,21 +24,12 @@ KEYS: gguf.Metadata = {
 ENTRY = {f"{NAME}.in_sum2": np.ones((2, 4), np.float32), f"{NAME}.counts": np.ones((2, 1), np.float32)}
 
 
-def write(path: Path, keys: gguf.Metadata, data: dict[str, np.ndarray[Any, Any]]) -> Path:
-    types = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.int32): "I32"}
-    specs = [gguf.TensorSpec(name, values.shape[::-1], TYPES[types[values.dtype]]) for name, values in data.items()]
-    with gguf.Writer(path, keys, specs) as writer:
-        for name, values in data.items():
-            writer.write(name, 0, np.ascontiguousarray(values).view(np.uint8))
-    return path
-
-
 def with_values(name: str, values: Any) -> dict[str, np.ndarray[Any, Any]]:
     return ENTRY | {f"{NAME}.{name}": np.array(values, np.float32)}
 
 
 def test_the_sound_one(tmp_path: Path) -> None:
-    found = read(write(tmp_path / "i.gguf", KEYS, ENTRY))
+    found = read(write_arrays(tmp_path / "i.gguf", KEYS, ENTRY))
     assert found.names == (NAME,)
     assert found.importance(NAME).shape == (2, 4)
 
@@ -47,7 +38,7 @@ def test_the_sound_one(tmp_path: Path) -> None:
 def test_without_a_key(tmp_path: Path, key: str) -> None:
     keys = {name: value for name, value in KEYS.items() if name != key}
     with pytest.raises(ImatrixError, match=rf"i\.gguf: {key}: expected .*, found|i\.gguf: {key}: expected"):
-        read(write(tmp_path / "i.gguf", keys, ENTRY))
+        read(write_arrays(tmp_path / "i.gguf", keys, ENTRY))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +55,7 @@ def test_without_a_key(tmp_path: Path, key: str) -> None:
 )
 def test_a_key_of_another_kind(tmp_path: Path, key: str, value: gguf.Value) -> None:
     with pytest.raises(ImatrixError, match=rf"i\.gguf: {key}: expected"):
-        read(write(tmp_path / "i.gguf", KEYS | {key: value}, ENTRY))
+        read(write_arrays(tmp_path / "i.gguf", KEYS | {key: value}, ENTRY))
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, -1.0])
@@ -73,31 +64,31 @@ def test_values_that_no_sum_of_squares_has(tmp_path: Path, name: str, odd: float
     values = ENTRY[f"{NAME}.{name}"].copy()
     values[1, 0] = odd
     with pytest.raises(ImatrixError, match=rf"tensor blk\.0\.attn_k\.weight\.{name}: expected finite values"):
-        read(write(tmp_path / "i.gguf", KEYS, with_values(name, values)))
+        read(write_arrays(tmp_path / "i.gguf", KEYS, with_values(name, values)))
 
 
 def test_sums_or_counts_alone(tmp_path: Path) -> None:
     for name in ENTRY:
         rest = {key: values for key, values in ENTRY.items() if key != name}
         with pytest.raises(ImatrixError, match=f"tensor {name}: expected F32, found none"):
-            read(write(tmp_path / "i.gguf", KEYS, rest))
+            read(write_arrays(tmp_path / "i.gguf", KEYS, rest))
 
 
 def test_counts_that_do_not_divide_the_sums(tmp_path: Path) -> None:
     with pytest.raises(ImatrixError, match=r"attn_k\.weight: expected a count for each of the 8 sums"):
-        read(write(tmp_path / "i.gguf", KEYS, with_values("counts", [[1]] * 3)))
+        read(write_arrays(tmp_path / "i.gguf", KEYS, with_values("counts", [[1]] * 3)))
 
 
 def test_a_count_that_no_run_reaches(tmp_path: Path) -> None:
     with pytest.raises(ImatrixError, match=r"counts: expected at most 2\^53"):
-        read(write(tmp_path / "i.gguf", KEYS, with_values("counts", [[1e30], [1]])))
+        read(write_arrays(tmp_path / "i.gguf", KEYS, with_values("counts", [[1e30], [1]])))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int32])
 def test_another_type_of_values(tmp_path: Path, dtype: type) -> None:
     changed = ENTRY | {f"{NAME}.counts": ENTRY[f"{NAME}.counts"].astype(dtype)}
     with pytest.raises(ImatrixError, match=r"counts: expected F32, found (F64|I32)"):
-        read(write(tmp_path / "i.gguf", KEYS, changed))
+        read(write_arrays(tmp_path / "i.gguf", KEYS, changed))
 
 
 def test_a_model_is_no_imatrix(tmp_path: Path, f32_gguf: Path) -> None:
@@ -105,16 +96,16 @@ def test_a_model_is_no_imatrix(tmp_path: Path, f32_gguf: Path) -> None:
         read(f32_gguf)
     keys = {key: value for key, value in KEYS.items() if key != "general.type"}
     with pytest.raises(ImatrixError, match=r"expected a name that ends in \.in_sum2 or \.counts, found blk\.0\.x"):
-        read(write(tmp_path / "i.gguf", keys, ENTRY | {"blk.0.x": np.ones((1, 1), np.float32)}))
+        read(write_arrays(tmp_path / "i.gguf", keys, ENTRY | {"blk.0.x": np.ones((1, 1), np.float32)}))
 
 
 def test_no_entries(tmp_path: Path) -> None:
     with pytest.raises(ImatrixError, match="entries: expected at least one"):
-        read(write(tmp_path / "i.gguf", KEYS, {}))
+        read(write_arrays(tmp_path / "i.gguf", KEYS, {}))
 
 
 def test_truncated(tmp_path: Path) -> None:
-    path = write(tmp_path / "i.gguf", KEYS, ENTRY)
+    path = write_arrays(tmp_path / "i.gguf", KEYS, ENTRY)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(GGUFError):
         read(path)
@@ -128,7 +119,7 @@ def test_no_regular_file(tmp_path: Path) -> None:
 
 def test_a_dataset_that_is_no_utf8_can_still_be_printed(tmp_path: Path) -> None:
     keys = KEYS | {"imatrix.datasets": gguf.Value.array(gguf.ValueType.STRING, ["a\udcff.txt"])}
-    assert read(write(tmp_path / "i.gguf", keys, ENTRY)).datasets == ("a\ufffd.txt",)
+    assert read(write_arrays(tmp_path / "i.gguf", keys, ENTRY)).datasets == ("a\ufffd.txt",)
 
 
 def entry(name: bytes = b"a", chunks: int = 3, values: tuple[float, ...] = (1.0, 2.0)) -> bytes:
@@ -237,5 +228,5 @@ def test_any_damage_is_either_harmless_or_our_error(folder: Path, at: int, new: 
 def sound_gguf(folder: Path) -> bytes:
     path = folder / "sound.gguf"
     if not path.exists():
-        write(path, KEYS, ENTRY)
+        write_arrays(path, KEYS, ENTRY)
     return path.read_bytes()

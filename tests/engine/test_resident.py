@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,13 +50,13 @@ def windows(vocab: int, count: int = 2, length: int = 48) -> np.ndarray:
     return np.random.default_rng(vocab).integers(6, vocab, size=(count, length), dtype=np.int32)
 
 
-def mixed(model: Path, shift: int = 0) -> dict[str, str]:
-    """Every matrix of a model in some type, in turn."""
+def mixed(model: Path, shift: int = 0, kinds: Sequence[str] = KINDS) -> dict[str, str]:
+    """Every matrix of a model in one of `kinds`, in turn, or in what its rows take instead."""
     with read(model) as source:
         architecture = source.get("general.architecture")
         cols = {name: one.cols for name, one in source.tensors.items() if quantizable(name, one.shape, architecture)}
-    kinds = islice(cycle(KINDS), shift, None)
-    return {name: fitting_type(TYPES[kind], cols[name]).name for name, kind in zip(cols, kinds, strict=False)}
+    turns = islice(cycle(kinds), shift, None)
+    return {name: fitting_type(TYPES[kind], cols[name]).name for name, kind in zip(cols, turns, strict=False)}
 
 
 def written(model: Path, types: Mapping[str, str], out: Path, **how: Any) -> Path:

@@ -11,13 +11,11 @@ import huggingface_hub.file_download
 import pytest
 from huggingface_hub.utils import close_session
 
-import quantpress.download
-import quantpress.hub
 from quantpress.checkpoint import read
 from quantpress.convert.sources import stored
 from tests.checkpoints import tiny, write_shards
 from tests.hub.conversions import HEAD, ID
-from tests.hub_server import Hub, serving
+from tests.hub_server import Hub, fresh_library, serving
 
 
 @pytest.fixture
@@ -44,21 +42,7 @@ def sharded(model: Path) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The library, with an empty cache, nobody logged in and no patience."""
     home = tmp_path / "home"
-    settings = {
-        "HF_HOME": home,
-        "HF_HUB_CACHE": home / "hub",
-        "HF_TOKEN_PATH": home / "token",
-        "HF_STORED_TOKENS_PATH": home / "stored_tokens",
-    }
-    for name, value in settings.items():
-        monkeypatch.setattr(huggingface_hub.constants, name, str(value))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DOWNLOAD_TIMEOUT", 5)
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    monkeypatch.setattr(quantpress.download, "_HEAD", HEAD)
-    monkeypatch.setattr(quantpress.download, "_WAIT", 0.0)
+    fresh_library(monkeypatch, home, timeout=5, first=HEAD)
     yield home / "hub"
     close_session()
 

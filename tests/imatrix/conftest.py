@@ -5,22 +5,11 @@ from pathlib import Path
 import pytest
 
 from quantpress.imatrix import imatrix
-from tests.imatrix.moe import write_moe
-
-
-@pytest.fixture(scope="session")
-def prose(data: Path) -> Path:
-    return data / "prose.txt"
 
 
 @pytest.fixture(scope="session")
 def reference(data: Path) -> Path:
     return data / "imatrix"
-
-
-@pytest.fixture(scope="session")
-def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_moe(tmp_path_factory.mktemp("moe") / "moe.gguf")
 
 
 @pytest.fixture(scope="session")

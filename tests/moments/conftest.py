@@ -6,19 +6,8 @@ from typing import Any
 import pytest
 
 from quantpress.imatrix import imatrix
-from tests.imatrix.moe import write_moe
 
 SETTINGS: dict[str, Any] = {"context": 128, "chunks": 20, "every": 1, "threads": 1}  # batches of 16 and 4 chunks
-
-
-@pytest.fixture(scope="session")
-def prose(data: Path) -> Path:
-    return data / "prose.txt"
-
-
-@pytest.fixture(scope="session")
-def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_moe(tmp_path_factory.mktemp("moe") / "moe.gguf")
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,12 @@ from quantpress.convert import convert
 from quantpress.engine import Engine, Tokens
 from quantpress.engine.inputs import Input
 from quantpress.errors import ImatrixError, InputError
-from quantpress.imatrix import imatrix, partial_path
+from quantpress.imatrix import imatrix, merge, partial_path
 from quantpress.imatrix import read as read_imatrix
+from quantpress.moments import merge_beside
 from quantpress.moments.collect import Collection, collect, held_out, passes
-from quantpress.moments.file import Header
+from quantpress.origin import Header
+from quantpress.statistics import open_statistics
 from quantpress.text import chunks
 from tests.convert.test_architectures import checkpoint
 from tests.imatrix.moe import write_moe
@@ -37,6 +39,18 @@ def test_the_importance_matrix_is_the_same(collected: Path, moe: Path, prose: Pa
         sides = [(one.chunk_count, one.chunk_size, one.datasets) for one in (found, read_imatrix(collected))]
         assert sides == [(20, 128, ("prose.txt",))] * 2
     assert sorted(path.name for path in collected.parent.iterdir()) == ["I.gguf", "I.moments.gguf"]
+
+
+def test_a_run_whose_last_tokens_are_not_seen(f32_gguf: Path, prose: Path, tmp_path: Path) -> None:
+    """Of three windows decoded together llama.cpp takes 170 tokens each at a time; the two left of each go unseen."""
+    out = imatrix(f32_gguf, text=prose, out=tmp_path / "I.gguf", chunks=3, moments=True)
+    merged = merge([out, out], tmp_path / "twice.gguf")
+    assert merge_beside([out, out], merged) is not None
+    for path, count in ((out, 2), (merged, 5)):
+        assert read_imatrix(path).chunk_count == count
+        with gguf.read(f32_gguf) as model, open_statistics(model, path, "compensated") as found:
+            assert found.compensation is not None
+            assert found.compensation.moments.chunk_count == count + 1
 
 
 def test_what_the_first_attention_sees(f32_gguf: Path, prose: Path, tmp_path: Path) -> None:

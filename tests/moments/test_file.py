@@ -14,6 +14,7 @@ from quantpress import gguf, moments
 from quantpress.errors import GGUFError, ImatrixError
 from quantpress.formats import TYPES
 from quantpress.strips import packed_size
+from tests.arrays import write_arrays
 
 A, B, EXPERTS = "blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.ffn_up_exps.weight"
 KEYS: gguf.Metadata = {
@@ -43,12 +44,7 @@ STACK = gguf.TensorSpec(EXPERTS, (4, 9, 3), TYPES["F32"])
 
 
 def write(path: Path, keys: gguf.Metadata = KEYS, data: Data = DATA) -> Path:
-    types = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.int64): "I64"}
-    specs = [gguf.TensorSpec(name, values.shape[::-1], TYPES[types[values.dtype]]) for name, values in data.items()]
-    with gguf.Writer(path, keys, specs) as writer:
-        for name, values in data.items():
-            writer.write(name, 0, np.ascontiguousarray(values).view(np.uint8))
-    return path
+    return write_arrays(path, keys, data)
 
 
 def without(tensor: str) -> Data:

@@ -16,7 +16,7 @@ from quantpress.cli import app
 from quantpress.engine import Engine
 from quantpress.errors import ImatrixError, InputError, PlanError
 from quantpress.moments.collect import Collection, collect
-from quantpress.moments.file import Header
+from quantpress.origin import Header
 from quantpress.text import chunks
 from tests.moments.test_file import DATA, EXPERTS, write
 

@@ -94,6 +94,30 @@ def test_every_instruction_set_gives_the_bytes_of_the_reference(name: str, effor
             assert np.array_equal(found, expected), f"{isa}, importance {label}"
 
 
+def tied_blocks() -> Floats:
+    """Of weights that are nearly all equal, so that many choices (which sign to turn round) cost exactly the same."""
+    draw = np.random.default_rng(7)
+    groups = np.full((16, 32, 8), 236)
+    odd_ones = -draw.integers(150, 236, (16, 1, 1)).repeat(32, 1)
+    np.put_along_axis(groups, draw.integers(0, 8, (16, 32, 1)), odd_ones, 2)
+    groups[draw.random(groups.shape) < 0.02] = 0
+    found = np.full(256, 236)  # by hypothesis
+    found[[197, 202, 208]] = 0, -195, 0
+    return np.concatenate([found[None], groups.reshape(16, 256)]).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_ties_are_decided_alike(name: str, effort: int) -> None:
+    x = tied_blocks()
+    for importance in (None, np.random.default_rng(1).integers(1, 3, 256).astype(np.float32)):
+        expected = encoded(x, name, importance, effort=effort, isa="reference")
+        for isa in ISAS:
+            found = encoded(x, name, importance, effort=effort, isa=isa)
+            differ = np.flatnonzero((found != expected).any(1))
+            assert not len(differ), f"{isa}, {'weighted' if importance is not None else 'unweighted'}, blocks {differ}"
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_hard_rows_decode_to_something_sensible(name: str) -> None:
     """Finite, and never worse than a row of zeros would be."""

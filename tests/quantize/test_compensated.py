@@ -31,11 +31,6 @@ SOME = {UP: "IQ2_S", "blk.1.attn_q.weight": "Q2_K", "blk.2.ffn_down.weight": "Q4
 
 
 @pytest.fixture(scope="module")
-def prose(data: Path) -> Path:
-    return data / "prose.txt"
-
-
-@pytest.fixture(scope="module")
 def given(dense: Path, dense_imatrix: Imatrix) -> dict[str, Any]:
     """How to quantize the small model; its moments lie beside its imatrix. Of the embedding there are none."""
     assert dense_imatrix.path is not None
@@ -60,11 +55,11 @@ def moe(prose: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
 
 def contradicting() -> tuple[Floats, Floats]:
-    """Moments in some directions, held-out inputs in all the others: [500, 256] each."""
+    """Moments in some directions, held-out inputs in all the others: [600, 256] each."""
     draw = np.random.default_rng(4)
     basis = np.linalg.qr(draw.standard_normal((256, 256)))[0]
     first, second = (
-        (draw.standard_normal((500, 128)) @ half).astype(np.float32) for half in (basis[:128], basis[128:])
+        (draw.standard_normal((600, 128)) @ half).astype(np.float32) for half in (basis[:128], basis[128:])
     )
     return first, second
 

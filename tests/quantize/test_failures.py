@@ -63,7 +63,7 @@ def test_nothing_to_do_and_bad_settings(dense: Path, tmp_path: Path) -> None:
 def test_an_output_in_place_of_the_source(dense: Path, tmp_path: Path) -> None:
     model = tmp_path / "Tiny-BF16.gguf"
     shutil.copy(dense, model)
-    with pytest.raises(PlanError, match=r"Tiny-BF16\.gguf: output: expected another file .* Choose another folder"):
+    with pytest.raises(PlanError, match=r"Tiny-BF16\.gguf: output: expected another file .* Choose another place"):
         quantize(model, types=["Q4_0", "BF16"], out=tmp_path)
     (tmp_path / "linked").symlink_to(tmp_path)
     with pytest.raises(PlanError, match="output: expected another file than the source"):

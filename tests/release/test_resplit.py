@@ -17,7 +17,6 @@ from quantpress.ledger import Ledger
 from quantpress.measured import renew
 from quantpress.memory import Footprint
 from quantpress.release import release
-from tests import checkpoints
 from tests.release.test_release import Journal
 
 LIMIT = 420_000  # bytes
@@ -32,13 +31,6 @@ def footprints() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measured, "footprint", lambda file, **how: Footprint(1, 1, 1, 1, 1, "F16"))
         yield
-
-
-@pytest.fixture(scope="module")
-def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source")
-    (folder / "text.txt").write_text((data / "prose.txt").read_text()[:8000])
-    return checkpoints.tiny(folder / "tiny", {"intermediate_size": 512, "num_hidden_layers": 4})
 
 
 class Told(Journal):

@@ -19,7 +19,6 @@ from quantpress.errors import DiskFullError, InputError
 from quantpress.memory import Footprint
 from quantpress.progress import Progress
 from quantpress.release import release
-from tests import checkpoints
 from tests.hub_server import sha256
 from tests.hub_uploads import UploadHub, log_in, uploads
 
@@ -111,13 +110,6 @@ def footprints() -> Iterator[None]:
             measured, "footprint", lambda file, **how: Footprint(Path(file).stat().st_size, 1, 1, 1, 1, "F16")
         )
         yield
-
-
-@pytest.fixture(scope="module")
-def source(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source")
-    (folder / "text.txt").write_text((data / "prose.txt").read_text()[:8000])
-    return checkpoints.tiny(folder / "tiny", {"intermediate_size": 512, "num_hidden_layers": 4})
 
 
 @pytest.fixture(scope="module")

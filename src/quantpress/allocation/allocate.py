@@ -155,7 +155,7 @@ def allocate(
         progress.note(f"{min(same).name} is searched on and held out: the gate shows less than it should")
     encoding = {"encoder": encoder, "effort": effort}
     second = moments_for(effort, imatrix, moments)
-    with gguf.read(model) as source, open_statistics(source, imatrix, effort, second) as statistics:
+    with gguf.read(model) as source, open_statistics(source, imatrix, effort, moments) as statistics:
         importance = statistics.imatrix
         if importance is None:
             progress.note("no importance matrix: types that need one are left out, and the others are encoded worse")

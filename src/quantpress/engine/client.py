@@ -93,6 +93,15 @@ class Engine:
         for _ in self.child.ask("assign", types=dict(types), **how):
             pass  # it yields nothing
 
+    def put(self, name: str, data: NDArray[np.uint8]) -> None:
+        """Write a tensor's rows anew, in the type that it has in the file: see `resident.put`."""
+        for _ in self.child.ask("put", name=name, data=data):
+            pass  # it yields nothing
+
+    def rows(self, chunks: Tokens, name: str, *, stop: bool = False) -> Iterator[NDArray[np.float32]]:
+        """The input [rows, cols] of a weight, of each of int32 chunks [n, length]: see `rows.rows`."""
+        return self.child.ask("rows", chunks=chunks, name=name, stop=stop)
+
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> Tokens:
         """Token ids, int32 [n]; `add_special` adds what the tokenizer adds, `parse_special` reads `<…>` in the text."""
         tokens: Tokens = self._one("tokenize", text=text, add_special=add_special, parse_special=parse_special)

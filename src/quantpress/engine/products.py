@@ -83,6 +83,7 @@ class Watcher:
 
     def evaluate(self, session: Session, windows: Tokens) -> None:
         """Decode int32 windows [sequences, length] under our eyes; raises what was kept in `error`."""
+        self._latest = None  # an input may well lie where that of the evaluation before lay
         for _ in session.forward(windows, callback=self._callback):
             if self.error is not None:
                 raise self.error

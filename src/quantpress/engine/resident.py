@@ -36,7 +36,7 @@ from quantpress.plan import check, needing_importance
 from quantpress.statistics import Statistics, moments_for, open_statistics
 from quantpress.tiles import RowReader, cuts, in_threads
 
-__all__ = ["CACHE_BYTES", "assign"]
+__all__ = ["CACHE_BYTES", "assign", "put"]
 
 CACHE_BYTES = 1 << 30
 _HALF_CHANGED = (
@@ -77,6 +77,15 @@ def assign(
     while encoding: from there on the session computes nothing until another `assign` succeeds.
     """
     _resident(session).assign(types, imatrix, encoder, effort, moments, frozenset(plain))
+    yield from ()
+
+
+def put(session: Session, name: str, data: Bytes) -> Iterator[None]:
+    """Write other rows over a tensor's, uint8 [rows, bytes of a row] in the type that it has in the model's file.
+
+    Yields nothing. Raises EngineError for a tensor that cannot be changed in llama.cpp's memory, or other bytes.
+    """
+    _resident(session).put(name, data)
     yield from ()
 
 
@@ -131,6 +140,17 @@ class _Resident:
             self.session.refusal = _HALF_CHANGED
             self._write(changes, statistics)
         self.session.refusal = None
+
+    def put(self, name: str, data: Bytes) -> None:
+        """See the function of that name."""
+        tensor = self.source.tensors[name]
+        self._check_room(name, tensor.type)
+        if data.nbytes != tensor.nbytes or self.present[name] not in (None, _Encoding(tensor.type)):
+            expected, now = f"{tensor.nbytes:,} bytes of {tensor.type.name}, as in the file", self.present[name]
+            found = f"{data.nbytes:,} bytes, for what is {now.type.name if now else tensor.type.name} in memory"
+            raise EngineError(f"tensor {name}: expected {expected}, found {found}")
+        self.present[name] = None  # so that the next `assign` restores it
+        self._put(name, 0, data)
 
     def _statistics(
         self, imatrix: str | None, effort: str, moments: str | None

@@ -61,7 +61,8 @@ class ServerProcess:
 
     def wait(self) -> None:
         """Return when the server has been stopped; raises EngineError if it ends by itself."""
-        self._process.wait()
+        while self._process.poll() is None:  # of two signals at once another thread may take both, and end no wait
+            time.sleep(_POLL)
         if not self._stopping:
             raise self._death()
 

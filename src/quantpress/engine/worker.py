@@ -16,7 +16,8 @@ from quantpress.engine.activations import activations
 from quantpress.engine.generate import sample
 from quantpress.engine.messages import receive, send
 from quantpress.engine.moments import inputs, moments
-from quantpress.engine.resident import assign
+from quantpress.engine.resident import assign, put
+from quantpress.engine.rows import rows
 from quantpress.engine.scoring import record, score
 from quantpress.engine.session import Session, describe, detokenize, logits, tokenize
 from quantpress.engine.timing import timing
@@ -30,7 +31,9 @@ OPS: dict[str, Callable[..., Iterator[Any]]] = {
     "inputs": inputs,
     "logits": logits,
     "moments": moments,
+    "put": put,
     "record": record,
+    "rows": rows,
     "sample": sample,
     "score": score,
     "timing": timing,

@@ -29,7 +29,8 @@ from quantpress.imatrix.file import COUNTS, SUMS, Imatrix, layers, whole_chunks,
 from quantpress.model import check_threads, note_context, read_model
 from quantpress.moments import Collection, beside, collect
 from quantpress.moments.collect import WIDTH, check_settings, remove_parts, usual_memory
-from quantpress.moments.file import Header, note_stale
+from quantpress.moments.file import note_stale
+from quantpress.origin import Header
 from quantpress.progress import SILENT, Progress
 
 __all__ = ["imatrix", "partial_path"]

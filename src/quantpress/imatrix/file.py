@@ -26,6 +26,7 @@ from quantpress.errors import ImatrixError
 from quantpress.formats import TYPES
 from quantpress.imatrix.legacy import read_legacy
 from quantpress.metadata import ImatrixInfo
+from quantpress.origin import header_of
 
 __all__ = ["Imatrix", "layers", "merge", "read", "whole_chunks", "write"]
 
@@ -122,12 +123,13 @@ def _from_gguf(file: gguf.GGUF) -> Imatrix:
     if not stems:
         raise ImatrixError(file.path, "entries", expected="at least one", found=0)
     entries = {stem: _entry(file, stem) for stem in stems}
+    header = header_of(file, "imatrix")
     return Imatrix(
         sums={stem: sums for stem, (sums, _) in entries.items()},
         counts={stem: counts for stem, (_, counts) in entries.items()},
-        datasets=_datasets(file),
-        chunk_count=_whole(file, "imatrix.chunk_count"),
-        chunk_size=_whole(file, "imatrix.chunk_size"),
+        datasets=header.datasets,
+        chunk_count=header.chunk_count,
+        chunk_size=header.chunk_size,
         path=file.path,
     )
 
@@ -137,20 +139,6 @@ def _stem(path: Path, name: str) -> str:
         if name.endswith(suffix) and name != suffix:
             return name.removesuffix(suffix)
     raise ImatrixError(path, f"tensor {name}", expected=f"a name that ends in {SUMS} or {COUNTS}", found=name)
-
-
-def _datasets(file: gguf.GGUF) -> tuple[str, ...]:
-    found = file.get("imatrix.datasets")
-    if not isinstance(found, list):
-        raise ImatrixError(file.path, "imatrix.datasets", expected="a list of strings", found=found)
-    return tuple(text.encode(errors="surrogateescape").decode(errors="replace") for text in found)
-
-
-def _whole(file: gguf.GGUF, key: str) -> int:
-    found = file.get(key)
-    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 1 << 32:
-        raise ImatrixError(file.path, key, expected="a 32-bit number that is not negative", found=found)
-    return found
 
 
 def _entry(file: gguf.GGUF, stem: str) -> tuple[Sums, Counts]:

@@ -32,12 +32,12 @@ from quantpress.moments.file import (
     SAMPLE,
     SAMPLES,
     Entry,
-    Header,
     entries_of,
     header_keys,
     write_rows,
     writing,
 )
+from quantpress.origin import Header
 from quantpress.progress import Progress
 from quantpress.sizes import human_size
 from quantpress.strips import ROWS, blocks_of, packed_size

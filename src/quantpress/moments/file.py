@@ -29,12 +29,12 @@ from numpy.typing import NDArray
 from quantpress import gguf
 from quantpress.errors import ImatrixError
 from quantpress.formats import TYPES
+from quantpress.origin import Header, header_of, strings
 from quantpress.progress import Progress
 from quantpress.strips import ROWS, packed_size, strips, unpacked
 
 __all__ = [
     "Entry",
-    "Header",
     "InputMoments",
     "Moments",
     "beside",
@@ -69,15 +69,6 @@ class InputMoments:
     blocks: tuple[Floats, ...]
     tokens: int
     sample: Floats
-
-
-@dataclass(frozen=True)
-class Header:
-    """Where moments come from: names of texts, chunks (held-out ones included) of so many tokens."""
-
-    datasets: tuple[str, ...]
-    chunk_count: int
-    chunk_size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,28 +223,12 @@ def _header(file: gguf.GGUF) -> Header:
     kind = file.get("general.type")
     if kind != KIND:
         raise ImatrixError(file.path, "general.type", expected=KIND, found=kind, hint="This file holds no moments")
-    names = _texts(file, "datasets")
-    datasets = tuple(text.encode(errors="surrogateescape").decode(errors="replace") for text in names)
-    return Header(datasets, _whole(file, "moments.chunk_count"), _whole(file, "moments.chunk_size"))
-
-
-def _texts(file: gguf.GGUF, key: str) -> list[str]:
-    found = file.get(f"moments.{key}")
-    if not isinstance(found, list):
-        raise ImatrixError(file.path, f"moments.{key}", expected="a list of strings", found=found)
-    return found
-
-
-def _whole(file: gguf.GGUF, key: str) -> int:
-    found = file.get(key)
-    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < 1 << 32:
-        raise ImatrixError(file.path, key, expected="a 32-bit number that is not negative", found=found)
-    return found
+    return header_of(file, "moments")
 
 
 def entries_of(file: gguf.GGUF) -> dict[str, Entry]:
     """The inputs of a file, by name, validated against its tensors; raises ImatrixError."""
-    weights, inputs = _texts(file, "weights"), _texts(file, "inputs")
+    weights, inputs = strings(file, "moments.weights"), strings(file, "moments.inputs")
     if len(weights) != len(inputs) or len(set(weights)) != len(weights) or not weights:
         expected, found = "different weights, an input each", f"{len(set(weights))} and {len(inputs)} inputs"
         raise ImatrixError(file.path, "moments.weights", expected=expected, found=found)

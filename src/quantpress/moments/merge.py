@@ -16,7 +16,6 @@ from quantpress.moments.file import (
     SAMPLE,
     SAMPLES,
     Entry,
-    Header,
     Moments,
     beside,
     header_keys,
@@ -25,6 +24,7 @@ from quantpress.moments.file import (
     write_rows,
     writing,
 )
+from quantpress.origin import Header
 from quantpress.progress import SILENT, Progress
 
 __all__ = ["merge", "merge_beside"]
