@@ -171,8 +171,8 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             for start in range(0, len(data[:cut]), 4096):
                 piece = data[:cut][start : start + 4096]
+                self.entry.body += len(piece)  # before: who has received it may ask at once for what was sent
                 self.wfile.write(piece)
-                self.entry.body += len(piece)
                 while self.hub.stalls and large and start > 1 << 16:
                     time.sleep(0.02)
         if cut is not None:
