@@ -23,6 +23,7 @@ from quantpress.text import chunks
 from tests.imatrix.moe import write_moe
 
 FILE_TYPES = {"Q8_0": 7, "Q4_K_M": 15, "Q2_K": 10}
+SPREAD = {"Q8_0": 0.2, "Q4_K_M": 0.1, "Q2_K": 0.05}  # of single divergences: twice what instruction sets differ by
 
 QUANTIZE = """
 import ctypes, sys
@@ -102,9 +103,9 @@ def test_numbers_are_those_that_llama_perplexity_prints(
     assert found.perplexity == pytest.approx(expected["perplexity"][0], abs=0.05 * expected["perplexity"][1])
     assert found.perplexity_error == pytest.approx(expected["perplexity"][1], rel=1e-2)
     assert found.kld_mean == pytest.approx(expected["kld_mean"][0], abs=expected["kld_mean"][1])
-    assert found.kld_error == pytest.approx(expected["kld_mean"][1], rel=2e-2, abs=1e-6)
+    assert found.kld_error == pytest.approx(expected["kld_mean"][1], rel=SPREAD[name])
     for key in ("kld_median", "kld_p90", "kld_p95", "kld_p99", "kld_p999", "kld_max"):
-        assert getattr(found, key) == pytest.approx(expected[key][0], rel=5e-2), key
+        assert getattr(found, key) == pytest.approx(expected[key][0], rel=SPREAD[name]), key
     for key in ("same_top", "rms_dp"):
         assert getattr(found, key) == pytest.approx(expected[key][0], abs=expected[key][1]), key
 
