@@ -155,7 +155,7 @@ template <class Grid> struct SubBlocks {
         Parabola found = {broadcast(0.0f), broadcast(0.0f)};
         signs = negative;
         for (int h = 0; h < 4; ++h) {
-            Signed half[2];
+            Signed<Int> half[2];
             Float right[2], wrong[2];
             for (int k = 0; k < 2; ++k) {
                 const int g = 2 * h + k;
@@ -174,7 +174,7 @@ template <class Grid> struct SubBlocks {
     }
 
     // Four weights as found, with a sign turned round where `turn` says so.
-    void take(Parabola &sums, int g, const Signed &four, const Int &turn) {
+    void take(Parabola &sums, int g, const Signed<Int> &four, const Int &turn) {
         levels[g] = select(turn, four.turned, four.right);
         Float l[4], low = broadcast(3e38f);
         Int which = broadcast(0);

@@ -51,44 +51,50 @@ template <const auto &grid> inline constexpr auto kPairLists = pair_lists(grid);
 template <const auto &grid, int a>
 inline constexpr int kEntries = kPairLists<grid>.first[a + 1] - kPairLists<grid>.first[a];
 
-inline Int least(const Int &a, const Int &b) { return bits<std::int32_t>(smaller(bits<float>(a), bits<float>(b))); }
+// Costs of as many groups as a register has lanes, and weights of these. Of Ints, which may be several registers, GCC 12
+// makes copies in memory at every step: thirty times slower on AVX2.
+using Costs = Int::Part;
+using Weights = Float::Part;
+
+inline Costs least(Costs a, Costs b) { return (Costs)smaller((Weights)a, (Weights)b); }
 
 // The least of the costs of the second pairs that go with a.
-template <const auto &grid, int a> inline Int least_second(const Int *second) {
+template <const auto &grid, int a> INLINED inline Costs least_second(const Costs *second) {
     constexpr auto &lists = kPairLists<grid>;
-    Int low = second[lists.second[lists.first[a]]];
-    [&]<int... i>(std::integer_sequence<int, i...>) {
+    Costs low = second[lists.second[lists.first[a]]];
+    [&]<int... i>(std::integer_sequence<int, i...>) INLINED {
         ((low = least(low, second[lists.second[lists.first[a] + 1 + i]])), ...);
     }(std::make_integer_sequence<int, kEntries<grid, a> - 1>{});
     return low;
 }
 
 // Calls step(0), step(1), ... step(7) with compile-time constants.
-template <class Step> inline void for_levels(Step step) {
-    [&]<int... l>(std::integer_sequence<int, l...>) {
+template <class Step> INLINED inline void for_levels(Step step) {
+    [&]<int... l>(std::integer_sequence<int, l...>) INLINED {
         (step(std::integral_constant<int, l>{}), ...);
     }(std::make_integer_sequence<int, 8>{});
 }
 
 // What weight i of the group costs at a level that is `off` from it.
-inline Int cost_of(const Float &off, const Float &w, int i, int level) {
+inline Costs cost_of(Weights off, Weights w, int i, int level) {
     constexpr std::int32_t kCost = -1 << kPatternBits;
-    const Int cost = (convert<std::int32_t>(off * off * w) & kCost) | (level << 3 * i);
+    const Costs cost = (converted<Costs>(off * off * w) & kCost) | (level << 3 * i);
     return i == 3 ? cost + kNoCost : cost;
 }
 
-// The least cost and the levels with it, for weights u = x / s and what a squared offset of each costs.
-template <const auto &grid, const auto &levels> [[gnu::noinline]] Int search_grid(const Float *u, const Float *w) {
-    Int cost[4][8], second[kPairs];
+template <const auto &grid, const auto &levels>
+[[gnu::noinline]] Costs search_part(const Float *u, const Float *w, int part) {
+    Costs cost[4][8], second[kPairs];
     for (int i = 0; i < 4; ++i)
-        UNROLL for (int l = 0; l < 8; ++l) cost[i][l] = cost_of(u[i] - static_cast<float>(levels[l]), w[i], i, l);
+        UNROLL for (int l = 0; l < 8; ++l)
+            cost[i][l] = cost_of(u[i].part[part] - static_cast<float>(levels[l]), w[i].part[part], i, l);
     UNROLL for (int l = 0; l < 8; ++l)
         UNROLL for (int k = 0; k < 8; ++k) second[8 * l + k] = cost[2][k] + cost[3][l];
-    Int best = broadcast(kAnyCost);
-    for_levels([&](auto q) {
+    Costs best = Costs{} + kAnyCost;
+    for_levels([&](auto q) INLINED {
         static_assert(kPairLists<grid>.first[8 * q] < kPairLists<grid>.first[8 * q + 8]);  // kAnyCost is not added to
-        Int row = broadcast(kAnyCost);
-        for_levels([&](auto p) {
+        Costs row = Costs{} + kAnyCost;
+        for_levels([&](auto p) INLINED {
             constexpr int a = 8 * decltype(q)::value + decltype(p)::value;
             if constexpr (kEntries<grid, a> > 0) row = least(row, cost[0][p] + least_second<grid, a>(second));
         });
@@ -97,37 +103,56 @@ template <const auto &grid, const auto &levels> [[gnu::noinline]] Int search_gri
     return best;
 }
 
+// The least cost and the levels with it, for weights u = x / s and what a squared offset of each costs.
+template <const auto &grid, const auto &levels> inline Int search_grid(const Float *u, const Float *w) {
+    Int best;
+    for (int part = 0; part < Int::kParts; ++part) best.part[part] = search_part<grid, levels>(u, w, part);
+    return best;
+}
+
 // The same with the right signs, and with that of one weight turned round, whichever costs least.
-struct Signed {
-    Int right, turned;
+template <class Cost> struct Signed {
+    Cost right, turned;
 };
 
-template <const auto &grid, const auto &levels> [[gnu::noinline]] Signed search_signed(const Float *u, const Float *w) {
-    Int cost[4][8], turned[4][8], second[kPairs], second_turned[kPairs];
+template <const auto &grid, const auto &levels>
+[[gnu::noinline]] Signed<Costs> search_signed_part(const Float *u, const Float *w, int part) {
+    Costs cost[4][8], turned[4][8], second[kPairs], second_turned[kPairs];
     for (int i = 0; i < 4; ++i)
         UNROLL for (int l = 0; l < 8; ++l) {
-            cost[i][l] = cost_of(u[i] - static_cast<float>(levels[l]), w[i], i, l);
-            turned[i][l] = cost_of(u[i] + static_cast<float>(levels[l]), w[i], i, l);
+            const float level = static_cast<float>(levels[l]);
+            cost[i][l] = cost_of(u[i].part[part] - level, w[i].part[part], i, l);
+            turned[i][l] = cost_of(u[i].part[part] + level, w[i].part[part], i, l);
         }
     UNROLL for (int l = 0; l < 8; ++l)
         UNROLL for (int k = 0; k < 8; ++k) {
             second[8 * l + k] = cost[2][k] + cost[3][l];
             second_turned[8 * l + k] = least(turned[2][k] + cost[3][l], cost[2][k] + turned[3][l]);
         }
-    Signed best = {broadcast(kAnyCost), broadcast(kAnyCost)};
-    for_levels([&](auto q) {
-        Signed row = {broadcast(kAnyCost), broadcast(kAnyCost)};
-        for_levels([&](auto p) {
+    Costs right = Costs{} + kAnyCost, wrong = right;
+    for_levels([&](auto q) INLINED {
+        Costs row = Costs{} + kAnyCost, row_wrong = row;
+        for_levels([&](auto p) INLINED {
             constexpr int a = 8 * decltype(q)::value + decltype(p)::value;
             if constexpr (kEntries<grid, a> > 0) {
-                const Int low = least_second<grid, a>(second), low_turned = least_second<grid, a>(second_turned);
-                row.right = least(row.right, cost[0][p] + low);
-                row.turned = least(row.turned, least(cost[0][p] + low_turned, turned[0][p] + low));
+                const Costs low = least_second<grid, a>(second), low_turned = least_second<grid, a>(second_turned);
+                row = least(row, cost[0][p] + low);
+                row_wrong = least(row_wrong, least(cost[0][p] + low_turned, turned[0][p] + low));
             }
         });
-        best.right = least(best.right, row.right + cost[1][q]);
-        best.turned = least(best.turned, least(row.turned + cost[1][q], row.right + turned[1][q]));
+        right = least(right, row + cost[1][q]);
+        wrong = least(wrong, least(row_wrong + cost[1][q], row + turned[1][q]));
     });
+    return {right, wrong};
+}
+
+template <const auto &grid, const auto &levels> inline Signed<Int> search_signed(const Float *u, const Float *w) {
+    Signed<Int> best;
+    for (int part = 0; part < Int::kParts; ++part) {
+        const Signed<Costs> found = search_signed_part<grid, levels>(u, w, part);
+        best.right.part[part] = found.right;
+        best.turned.part[part] = found.turned;
+    }
     return best;
 }
 

@@ -21,6 +21,7 @@
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
+#define INLINED __attribute__((always_inline))  // of lambdas too
 
 namespace quantpress {
 namespace {
@@ -278,13 +279,15 @@ inline Float larger(const Float &a, const Float &b) {
         result.part[i] = (Float::Part)QUANTPRESS_EXTREME(max, a.part[i], b.part[i]);
     return result;
 }
+inline Float::Part smaller(Float::Part a, Float::Part b) { return (Float::Part)QUANTPRESS_EXTREME(min, a, b); }
 inline Float smaller(const Float &a, const Float &b) {
     Float result;
-    UNROLL for (int i = 0; i < Float::kParts; ++i)
-        result.part[i] = (Float::Part)QUANTPRESS_EXTREME(min, a.part[i], b.part[i]);
+    UNROLL for (int i = 0; i < Float::kParts; ++i) result.part[i] = smaller(a.part[i], b.part[i]);
     return result;
 }
 #undef QUANTPRESS_EXTREME
+#else
+inline Float::Part smaller(Float::Part a, Float::Part b) { return a < b ? a : b; }
 #endif
 
 // Lane i with lane i ^ apart (8, 4, 2 or 1).
