@@ -136,18 +136,19 @@ void check_rows(const Codec &codec, std::size_t cols, std::size_t bytes, const c
                                     " bytes, found " + std::to_string(bytes));
 }
 
-Target target(const std::string &type, const Encoded &out, double *errors, const Tile &tile, const std::string &isa) {
+Target target(const std::string &type, const Encoded &out, double *errors, bool restore, const Tile &tile,
+              const std::string &isa) {
     const Codec found = codec(type, isa);
     check_rows(found, tile.cols, out ? out->shape(1) : row_bytes(found, tile.cols), "out");
     expect(!out || out->shape(0) == tile.rows, "out: expected as many rows as data");
-    return {found, out ? out->data() : nullptr, errors};
+    return {found, out ? out->data() : nullptr, errors, restore};
 }
 
 std::optional<std::size_t> encode_rows(const Packed &data, const std::string &source, std::size_t cols,
                                        const std::vector<std::string> &types, const std::vector<Encoded> &out,
                                        const std::optional<Array<const float, nb::ndim<1>, nb::c_contig>> &importance,
                                        const std::optional<Array<double, nb::ndim<2>, nb::c_contig>> &errors,
-                                       float limit, int effort, int threads, const std::string &isa) {
+                                       float limit, int effort, bool restore, int threads, const std::string &isa) {
     const Tile tile{data.data(), codec(source, isa), data.shape(0), cols, importance ? importance->data() : nullptr, limit};
     check_rows(tile.source, cols, data.shape(1), "data");
     expect(!importance || importance->shape(0) == cols, "importance: expected one value a column");
@@ -157,7 +158,8 @@ std::optional<std::size_t> encode_rows(const Packed &data, const std::string &so
     expect(effort >= 0 && effort <= 2, "effort: expected 0, 1 or 2");
     std::vector<Target> targets;
     for (std::size_t i = 0; i < types.size(); ++i)
-        targets.push_back(target(types[i], out[i], errors ? errors->data() + i * tile.rows : nullptr, tile, isa));
+        targets.push_back(
+            target(types[i], out[i], errors ? errors->data() + i * tile.rows : nullptr, restore, tile, isa));
     const Kernels &use = kernels_of_codec(isa);
     const nb::gil_scoped_release released;
     const std::size_t bad = encode(use, tile, targets, static_cast<Effort>(effort), threads);
@@ -239,7 +241,7 @@ NB_MODULE(_native, module) {
     module.def("types", &types);
     module.def("encode", &encode_rows, "data"_a.noconvert(), "source"_a, "cols"_a, "types"_a, "out"_a.noconvert(),
                "importance"_a.noconvert() = nb::none(), nb::kw_only(), "errors"_a.noconvert() = nb::none(),
-               "limit"_a = 3.4028235e38f, "effort"_a = 1, "threads"_a = 1, "isa"_a = "");
+               "limit"_a = 3.4028235e38f, "effort"_a = 1, "restore"_a = false, "threads"_a = 1, "isa"_a = "");
     module.def("decode", &decode_rows, "data"_a.noconvert(), "source"_a, "out"_a.noconvert(), nb::kw_only(),
                "threads"_a = 1, "isa"_a = "");
     module.def("compensate", &compensate_rows, "x"_a.noconvert(), "type"_a, "out"_a.noconvert(), "factor"_a.noconvert(),

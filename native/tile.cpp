@@ -34,9 +34,16 @@ void encode_piece(const Kernels &use, const Rows &piece, std::size_t first, cons
     if (!target.out) scratch.encoded.resize(piece.rows * bytes);
     std::uint8_t *out = target.out ? target.out + first * bytes : scratch.encoded.data();
     target.codec.encode(piece, effort, out);
+    const auto decode = [&] {
+        scratch.decoded.resize(piece.rows * piece.cols);
+        target.codec.decode(out, piece.rows * piece.cols / target.codec.block, scratch.decoded.data());
+    };
+    if (target.restore && use.loses_size(target.codec.type)) {
+        decode();
+        use.restore_size(piece, target.codec, scratch.decoded.data(), out);
+    }
     if (!target.errors) return;
-    scratch.decoded.resize(piece.rows * piece.cols);
-    target.codec.decode(out, piece.rows * piece.cols / target.codec.block, scratch.decoded.data());
+    decode();
     for (std::size_t i = 0; i < piece.rows; ++i)
         target.errors[first + i] = use.weighted_error(piece.x + i * piece.cols, scratch.decoded.data() + i * piece.cols,
                                                       piece.importance, piece.cols);

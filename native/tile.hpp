@@ -19,6 +19,7 @@ struct Target {
     Codec codec;
     std::uint8_t *out;  // the encoded rows; nullptr: not wanted
     double *errors;     // the weighted squared error of each row; nullptr: not wanted
+    bool restore;       // whether rows get back the size that rounding has taken (kernels/size.hpp)
 };
 
 inline std::size_t row_bytes(const Codec &codec, std::size_t cols) { return cols / codec.block * codec.bytes; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from quantpress.convert import convert
 from tests.imatrix.moe import write_moe
 
 ROOT = Path(__file__).parents[1]
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would programs
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@
 #include "kernels/k_affine.hpp"
 #include "kernels/k_symmetric.hpp"
 #include "kernels/legacy.hpp"
+#include "kernels/size.hpp"
 #include "kernels/table.hpp"
 #include "kernels/ternary.hpp"
 
@@ -51,7 +52,8 @@ constexpr Codec kCodecs[] = {
 };
 
 constexpr Kernels all_kernels(const char *isa) {
-    return {isa, add_squares, score, pack, compare, first_beyond, weighted_error, compensate, kCodecs};
+    return {isa, add_squares, score, pack, compare, first_beyond, weighted_error, loses_size, restore_size,
+            compensate, kCodecs};
 }
 
 }  // namespace

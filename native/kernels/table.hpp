@@ -22,6 +22,8 @@ struct Kernels {
     Comparison (*compare)(const std::uint16_t *packed, const float *logits, std::size_t vocab, std::int32_t target);
     std::size_t (*first_beyond)(const float *x, std::size_t n, float limit);
     double (*weighted_error)(const float *x, const float *y, const float *importance, std::size_t cols);
+    bool (*loses_size)(const char *type);
+    void (*restore_size)(const Rows &rows, const Codec &codec, const float *decoded, std::uint8_t *out);
     Compensate compensate;
     std::span<const Codec> codecs;
 };

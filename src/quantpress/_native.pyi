@@ -30,14 +30,16 @@ def encode(
     errors: NDArray[np.float64] | None = None,
     limit: float = ...,
     effort: int = 1,
+    restore: bool = False,
     threads: int = 1,
     isa: str = "",
 ) -> int | None:
     """Encodes rows of type `source`, data [rows, bytes of a row], to each of `types`, in one pass.
 
     out: [rows, bytes of a row] a type, or None where the bytes are not wanted. errors [types, rows]: the squared error
-    of each row, weighted by importance [cols]. effort: 0 fast, 1 normal, 2 best. Returns None, or the index
-    (row * cols + column) of the first weight that is NaN or beyond ±limit; then nothing that was written has a meaning.
+    of each row, weighted by importance [cols]. effort: 0 fast, 1 normal, 2 best. restore: rows get back the size that
+    rounding takes (native/kernels/size.hpp). Returns None, or the index (row * cols + column) of the first weight that
+    is NaN or beyond ±limit; then nothing that was written has a meaning.
     isa "reference": the scalar encoders.
     """
 

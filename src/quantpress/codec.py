@@ -9,6 +9,9 @@ is off by, on average. ggml's encoders weigh large weights more on top of that; 
 sum gives the same or a smaller divergence, and it is the number that is reported. How a type is searched is told at the
 head of its file in native/kernels/; a scalar version to read is in native/reference/.
 
+Where that sum is least, the decoded weights of types of less than four bits are too small, which adds up over a layer's
+inputs as other errors do not: the scales of each row are made larger at the end (native/kernels/size.hpp).
+
 The same bytes come out on every machine, for any number of threads and however the rows are cut.
 """
 
@@ -163,6 +166,7 @@ def encode_rows(
         errors=found if errors else None,
         limit=_limit(types),
         effort=EFFORTS.index(effort),
+        restore=True,
         threads=threads or default_threads(),
     )
     if bad is not None:
