@@ -213,6 +213,12 @@ def missed(x: Floats, data: Bytes, type: str, sample: Floats) -> float:
     return float(np.square(errors @ sample.T.astype(float)).sum())
 
 
+def size_of(x: Floats, data: Bytes, type: str, sample: Floats) -> float:
+    """How large the outputs of encoded rows are along those of the rows, in float64."""
+    wanted, found = ((rows @ sample.T.astype(float)) for rows in (x, codec.decode(data, type, x.shape[1], threads=1)))
+    return float((wanted * found).sum() / np.square(wanted).sum())
+
+
 @pytest.mark.parametrize(("type", "with_imatrix"), [("Q4_0", False), ("Q3_K", True), ("IQ2_XXS", True)])
 def test_the_damping_is_the_best_on_inputs_that_were_held_out(
     type: str, with_imatrix: bool, dense: Path, tmp_path: Path
@@ -238,8 +244,14 @@ def test_the_damping_is_the_best_on_inputs_that_were_held_out(
             assert compensator is not None
             data = compensator.encode(x, TYPES[type])
             assert data is not None
-            assert np.array_equal(data, encode(x, TYPES[type], found.factors(tensors[one.name], 0, TYPES[type], best)))
-            assert missed(x, data, type, one.samples[0]) == pytest.approx(errors[best], rel=1e-3)
+            size = size_of(x, encoded[best], type, one.samples[0])
+            assert size < 1
+            assert choice.factor == (1 if type == "Q4_0" else pytest.approx(size**-0.75, rel=1e-5))
+            larger = x * np.float32(choice.factor)
+            same = encode(larger, TYPES[type], found.factors(tensors[one.name], 0, TYPES[type], best))
+            assert np.array_equal(data, same)
+            if type != "Q4_0":
+                assert size_of(x, data, type, one.samples[0]) == pytest.approx(size**0.25, abs=0.2 * (1 - size))
             dampings.append(best)
         assert found.choices.keys() == {(Q, 0, type), (UP, 0, type)}
     assert dampings[0] < dampings[1]
@@ -310,9 +322,9 @@ def test_moments_in_diagonal_blocks(dense: Path, tmp_path: Path) -> None:
         choice = found.choices[K, 0, "Q3_K"]
         assert data is not None
         assert choice.damping is not None
-        halves = (slice(0, 256), slice(256, 512))
+        larger, halves = x * np.float32(choice.factor), (slice(0, 256), slice(256, 512))
         alone = [
-            encode(x[:, at], TYPES["Q3_K"], (factorize(second[at, at], TYPES["Q3_K"], choice.damping),))
+            encode(larger[:, at], TYPES["Q3_K"], (factorize(second[at, at], TYPES["Q3_K"], choice.damping),))
             for at in halves
         ]
         expected = np.concatenate(alone, axis=1)

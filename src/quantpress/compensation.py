@@ -11,7 +11,8 @@ native/compensate.hpp says how. Here is what the core is given:
   on none; the mean of the two was better than either (by 0 to 2 % of the error).
 
 The damping is chosen for each matrix and type by the error on inputs that the moments have not seen, on some of the
-rows, and so is whether it is worth it: where plain encoding does as well, the matrix is encoded plainly.
+rows, and so is whether it is worth it: where plain encoding does as well, the matrix is encoded plainly. By the same
+inputs and rows it is seen how much smaller outputs become below four bits (by 0 to 5 %), and weights are made larger.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ _WORTH = 0.98  # of the error, for a smaller one to be taken
 ROUNDS = 3
 _UNJUDGED = 0.03  # without inputs to choose by
 _ROWS = 64  # of a matrix, to choose by
+_FEW_BITS = 4  # rows of fewer lose size that counts
 _CACHE_BYTES = 1 << 30
 _SUSPICIOUS = 20  # times 4^-bits: more than this of a row's weighted square is no rounding error (plain: 2 to 3 times)
 _F32 = TYPES["F32"]
@@ -70,11 +72,12 @@ class Choice:
     """How a matrix is encoded to a type.
 
     `damping` None: plainly. `ratio`: its error on held-out inputs relative to plain encoding, None where there were no
-    such inputs, or no moments.
+    such inputs, or no moments. `factor`: what weights are multiplied by first, so that outputs get back their size.
     """
 
     damping: float | None
     ratio: float | None
+    factor: float = 1.0
 
 
 WITHOUT = Choice(None, None)  # moments
@@ -211,18 +214,24 @@ class Compensation:
         rows = tensor.rows // tensor.matrices
         places = matrix * rows + np.unique(np.linspace(0, rows - 1, _ROWS).astype(int))
         x = np.concatenate([self._row(tensor, int(row)) for row in places])
-        plain = self.plain(x, tensor, matrix, type)
+        tried: dict[float, Floats] = {}
 
-        def missed(data: Bytes) -> float:
-            return _output_error(x - codec.decode(data, type.name, tensor.cols, threads=1), sample)
+        def missed(data: Bytes) -> Floats:
+            errors = x - codec.decode(data, type.name, tensor.cols, threads=1)
+            outputs: Floats = errors @ sample.T
+            return outputs
 
         def error(damping: float) -> float:
-            return missed(encode(x, type, self.factors(tensor, matrix, type, damping)))
+            tried[damping] = missed(encode(x, type, self.factors(tensor, matrix, type, damping)))
+            return _squared(tried[damping])
 
         best, found = descend(self.dampings(tensor, matrix), error)
-        least = missed(plain)
+        least = _squared(missed(self.plain(x, tensor, matrix, type)))
         ratio = found / least if least else 1.0
-        return Choice(best, ratio) if ratio < 1 else Choice(None, ratio)
+        if ratio >= 1:
+            return Choice(None, ratio)
+        lossy = type.bits_per_weight < _FEW_BITS
+        return Choice(best, ratio, _restoring(x @ sample.T, tried[best]) if lossy else 1.0)
 
     def _row(self, tensor: Tensor, row: int) -> Floats:
         data = self._reader.read(tensor, row, row + 1)
@@ -249,7 +258,8 @@ class Compensator:
         choice = self.of.choice(self.tensor, self.matrix, type)
         if choice.damping is None:
             return None
-        data = encode(x, type, self.of.factors(self.tensor, self.matrix, type, choice.damping))
+        factors = self.of.factors(self.tensor, self.matrix, type, choice.damping)
+        data = encode(x * np.float32(choice.factor), type, factors)  # the codes of x, under scales that much larger
         self._mend(x, type, data)
         return data
 
@@ -292,9 +302,20 @@ def descend(dampings: Sequence[float], error: Callable[[float], float]) -> tuple
     return best, least
 
 
-def _output_error(errors: Floats, inputs: Floats) -> float:
-    """Σ (errors · input)² over rows and inputs."""
-    return float(np.square(errors @ inputs.T, dtype=np.float64).sum())
+def _restoring(wanted: Floats, missed: Floats) -> float:
+    """The factor that gives outputs, float32 [rows, inputs], three quarters of the size back that they have lost.
+
+    As for plain encoding (native/kernels/size.hpp), but along the outputs; 1 where so few inputs cannot tell.
+    """
+    squares, products = (np.multiply(wanted, one, dtype=np.float64).sum(axis=0) for one in (wanted, missed))
+    total = squares.sum()
+    lost = products.sum() / total if total else 0.0
+    noise = np.linalg.norm(products - lost * squares) / total if total else 0.0
+    return float((1 - lost) ** -0.75) if 2 * noise < lost < 0.75 else 1.0
+
+
+def _squared(outputs: Floats) -> float:
+    return float(np.square(outputs, dtype=np.float64).sum())
 
 
 class _Locks:
